@@ -1,0 +1,3 @@
+"""mep: run Python functions on a site's machines, as yourself."""
+
+__version__ = "0.1.0"

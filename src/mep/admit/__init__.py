@@ -1,0 +1,1 @@
+"""Start, already running, or refuse(code): pure decisions."""

@@ -1,0 +1,45 @@
+"""Where log lines go: the journal under systemd, stderr otherwise. One line per event, lazy arguments."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+class _LineFormatter(logging.Formatter):
+    """One event, one line: line breaks inside a message are made visible, never a new (forged) line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+class _JournalFormatter(_LineFormatter):
+    """Prefixes the syslog priority, which systemd reads from a service's stderr (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_PRIORITY.get(record.levelno, 6)}>{super().format(record)}"
+
+
+def stderr_is_journal() -> bool:
+    """Tell whether stderr is the journal's socket (systemd sets JOURNAL_STREAM to its device and inode)."""
+    try:
+        stat = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+
+
+def setup_logging(*, role: str, level: int = logging.INFO) -> None:
+    """Send the log of this process to stderr, marked with `role` (monitor, gate, relay, ...)."""
+    handler = logging.StreamHandler()
+    if stderr_is_journal():
+        handler.setFormatter(_JournalFormatter(f"{role}: %(message)s"))
+    else:
+        handler.setFormatter(_LineFormatter(f"%(asctime)s %(levelname)s {role}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for noisy in ("pika", "urllib3", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

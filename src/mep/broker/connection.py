@@ -1,0 +1,236 @@
+"""One AMQP connection that comes back by itself, and tells how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import pika
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.exceptions import (
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+
+from mep.base.codes import Code
+from mep.base.errors import ServiceError
+from mep.base.secrets import Secret, without_password
+from mep.broker.backoff import Backoff
+from mep.broker.consumer import Consumer, Delivery
+from mep.broker.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """connected, connecting (away, trying again) or refused (credentials), since when (Unix seconds) and why."""
+
+    state: Literal["connected", "connecting", "refused"]
+    since: float
+    detail: str = ""
+
+
+class _Attachment(Protocol):
+    on_gone: Callable[[Any], None]
+
+    def attach(self, connection: AsyncioConnection) -> None: ...
+    def detach(self) -> None: ...
+    async def drain(self) -> None: ...
+
+
+_A = TypeVar("_A", bound=_Attachment)
+
+
+class BrokerConnection:
+    """A connection to `url` (or to what `url()` returns at each try: credentials may be refreshed).
+
+    Consumers and publishers made from it survive reconnects: consumers consume again, publishers send again
+    what was not confirmed. `on_state` hears each change once; each change is one log line.
+    """
+
+    def __init__(
+        self,
+        url: Secret | Callable[[], Secret],
+        *,
+        name: str,
+        on_state: Callable[[State], None] | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._url = url if callable(url) else lambda: url
+        self.name = name
+        self._on_state = on_state
+        self._backoff = backoff or Backoff()
+        self._attachments: list[_Attachment] = []
+        self._connection: AsyncioConnection | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._closed: asyncio.Future[None] | None = None
+        self._opened = asyncio.Event()
+        self.state = State("connecting", time.time())
+
+    # ---- use ----
+
+    def publisher(self) -> Publisher:
+        """Return a publisher with a channel of its own."""
+        return self._add(Publisher(self.name))
+
+    def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int = 0,
+        exclusive: bool = False,
+        on_refused: Callable[[str], None] | None = None,
+    ) -> Consumer:
+        """Consume `queue` for as long as the connection is wanted; see Consumer."""
+        return self._add(
+            Consumer(
+                queue,
+                on_delivery,
+                prefetch=prefetch,
+                exclusive=exclusive,
+                on_refused=on_refused,
+                name=self.name,
+            )
+        )
+
+    async def channel(self) -> Any:
+        """Return a new bare pika channel on the open connection, for declarations; it dies with the connection."""
+        await self.wait_open()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        assert self._connection is not None
+        self._connection.channel(on_open_callback=future.set_result)
+        return await future
+
+    def open(self) -> None:
+        """Begin to connect; returns at once. Must be called on the running loop's thread."""
+        self._connect()
+
+    async def wait_open(self, timeout_s: float | None = None) -> None:
+        """Return once connected; ServiceError(BROKER_UNREACHABLE) after `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._opened.wait(), timeout_s)
+        except TimeoutError:
+            code = Code.BROKER_REFUSED if self.state.state == "refused" else Code.BROKER_UNREACHABLE
+            raise ServiceError(
+                code, f"No connection to the broker after {timeout_s} s: {self.state.detail}"
+            ) from None
+
+    async def close(self, *, drain_s: float = 0.0) -> None:
+        """Wait up to `drain_s` for outstanding confirms, then close for good."""
+        if drain_s and self._opened.is_set():
+            waits = [a.drain() for a in self._attachments]
+            try:
+                await asyncio.wait_for(asyncio.gather(*waits), drain_s)
+            except TimeoutError:
+                log.warning("%s: closing with unconfirmed messages", self.name)
+        self._closing = True
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._connection is not None and not self._connection.is_closed:
+            self._closed = asyncio.get_running_loop().create_future()
+            if not self._connection.is_closing:
+                self._connection.close()
+            try:
+                await asyncio.wait_for(self._closed, 5.0)
+            except TimeoutError:
+                log.warning("%s: the broker did not answer to our goodbye", self.name)
+
+    def reconnect(self) -> None:
+        """Drop the connection and connect again with fresh credentials."""
+        if self._connection is not None and self._connection.is_open:
+            self._connection.close()
+
+    # ---- inside ----
+
+    def _add(self, attachment: _A) -> _A:
+        self._attachments.append(attachment)
+        attachment.on_gone = self._attachments.remove
+        if self._connection is not None and self._connection.is_open:
+            attachment.attach(self._connection)
+        return attachment
+
+    def _connect(self) -> None:
+        self._retry = None
+        try:
+            parameters = pika.URLParameters(self._url().reveal())
+        except Exception as error:  # noqa: BLE001 - pika raises many kinds for a bad URL
+            self._lost("connecting", f"bad broker URL ({type(error).__name__})")
+            return
+        parameters.client_properties = {"connection_name": self.name}
+        self._where = without_password(self._url().reveal()).partition("?")[0]
+        AsyncioConnection(
+            parameters,
+            on_open_callback=self._on_open,
+            on_open_error_callback=self._on_open_error,
+            on_close_callback=self._on_close,
+            custom_ioloop=asyncio.get_running_loop(),
+        )
+
+    def _on_open(self, connection: AsyncioConnection) -> None:
+        self._connection = connection
+        if self._closing:
+            connection.close()
+            return
+        self._backoff.reset()
+        self._become("connected", "")
+        for attachment in list(self._attachments):
+            attachment.attach(connection)
+        self._opened.set()
+
+    def _on_open_error(self, _connection: AsyncioConnection, error: BaseException | str) -> None:
+        cause = _root_cause(error)
+        refused = isinstance(cause, ProbableAuthenticationError | ProbableAccessDeniedError)
+        if isinstance(cause, ConnectionClosedByBroker):
+            refused = cause.reply_code in (403, 530)
+        self._lost("refused" if refused else "connecting", f"{self._where}: {_text_of(cause)}")
+
+    def _on_close(self, _connection: AsyncioConnection, reason: BaseException) -> None:
+        self._opened.clear()
+        self._connection = None
+        for attachment in list(self._attachments):
+            attachment.detach()
+        if self._closing:
+            if self._closed is not None and not self._closed.done():
+                self._closed.set_result(None)
+            return
+        self._lost("connecting", f"{self._where}: {_text_of(reason)}")
+
+    def _lost(self, state: Literal["connecting", "refused"], detail: str) -> None:
+        if self._closing:
+            return
+        self._become(state, detail)
+        delay_s = self._backoff.next_s()
+        self._retry = asyncio.get_running_loop().call_later(delay_s, self._connect)
+
+    def _become(self, state: Literal["connected", "connecting", "refused"], detail: str) -> None:
+        if state == self.state.state and (self.state.detail or not detail):
+            return
+        self.state = State(state, time.time(), detail)
+        level = logging.INFO if state == "connected" else logging.WARNING
+        log.log(level, "%s: broker %s%s", self.name, state, f" ({detail})" if detail else "")
+        if self._on_state is not None:
+            self._on_state(self.state)
+
+
+def _root_cause(error: BaseException | str) -> BaseException | str:
+    """pika wraps what happened in AMQPConnectionError and lists of it; return the innermost."""
+    while isinstance(error, BaseException):
+        inner = error.args[0] if error.args else None
+        inner = getattr(error, "exceptions", [inner])[-1] if hasattr(error, "exceptions") else inner
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+    return error
+
+
+def _text_of(error: BaseException | str) -> str:
+    text = getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error)
+    return f"{type(error).__name__}: {text}"[:300] if isinstance(error, BaseException) else text[:300]

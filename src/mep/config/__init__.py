@@ -1,0 +1,1 @@
+"""Endpoint and user-endpoint settings, read from text into frozen types; no side effects."""

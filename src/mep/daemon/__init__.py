@@ -1,0 +1,1 @@
+"""Monitor and gate: the processes of an endpoint."""

@@ -1,0 +1,1 @@
+"""The user endpoint process, from after the drop to its end."""

@@ -1,0 +1,1 @@
+"""What runs tasks inside a user endpoint; this room runs programs."""

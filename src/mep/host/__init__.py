@@ -1,0 +1,1 @@
+"""Accounts, trusted files, readiness: what this machine says."""

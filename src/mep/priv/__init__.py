@@ -1,0 +1,1 @@
+"""The only room with fork, set*id, cgroups, capabilities and kill."""

@@ -1,0 +1,1 @@
+"""Fakes shipped for users' own tests."""

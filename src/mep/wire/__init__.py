@@ -1,0 +1,1 @@
+"""Every message that crosses a process or a network: codecs, size caps. No input or output here."""
