@@ -45,7 +45,7 @@ ALIASES: Final = {"render-user-config": "render"}
 
 
 class MepGroup(click.Group):
-    """The `mep` command: imports a subcommand when it is run, and turns every failure into one text and an exit code."""
+    """Imports a subcommand when it is run; turns every failure into one text and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -32,7 +32,9 @@ class Cli:
         chosen = config_dir or (Path(env["MEP_CONFIG_DIR"]) if env.get("MEP_CONFIG_DIR") else None)
         runtime = env.get("XDG_RUNTIME_DIR")
         return cls(
-            config_dir=chosen.absolute() if chosen else default_config_dir(privileged=privileged, home=Path.home()),
+            config_dir=chosen.absolute()
+            if chosen
+            else default_config_dir(privileged=privileged, home=Path.home()),
             privileged=privileged,
             runtime_dir=Path(runtime) if runtime else None,
         )
