@@ -69,6 +69,10 @@ class Code(StrEnum):
     TASK_TOO_LARGE = "TASK_TOO_LARGE"
     RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
     WORKER_LOST = "WORKER_LOST"
+    SERIALIZATION_FAILED = "SERIALIZATION_FAILED"
+    DESERIALIZATION_FAILED = "DESERIALIZATION_FAILED"
+    TASK_PENDING = "TASK_PENDING"
+    VERSION_MISMATCH = "VERSION_MISMATCH"
     UEP_DIED = "UEP_DIED"
     # services
     RELAY_UNREACHABLE = "RELAY_UNREACHABLE"
@@ -134,6 +138,16 @@ NEXT_STEPS: dict[Code, NextStep] = {
         "Submit again; if the function may run twice, ask for retry_lost_tasks in the template.", ""
     ),
     Code.WORKER_LOST: NextStep("Check the function for crashes and memory use, then submit again.", ""),
+    Code.SERIALIZATION_FAILED: NextStep(
+        "Pass and return plain data, or try another strategy of mep.serialize (AllCodeStrategies, JSONData).", ""
+    ),
+    Code.DESERIALIZATION_FAILED: NextStep(
+        "Use the same Python and dill versions on both sides, or a strategy that does not depend on them "
+        "(mep.serialize: PureSourceTextInspect, JSONData).",
+        "",
+    ),
+    Code.TASK_PENDING: NextStep("Ask again later.", ""),
+    Code.VERSION_MISMATCH: NextStep("Upgrade mep: `pip install --upgrade mep`.", ""),
     Code.RESULT_TOO_LARGE: NextStep("Return less, or write the data to a file and return its path.", ""),
     Code.TASK_TOO_LARGE: NextStep("Send smaller arguments, or put the data in a file and send its path.", ""),
     Code.RELAY_UNREACHABLE: NextStep(
