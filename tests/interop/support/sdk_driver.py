@@ -1,0 +1,273 @@
+"""Drives one SDK, stock or ours, from outside its process: one JSON request per line in, one JSON answer out.
+
+    sdk_driver.py stock|mep
+
+The same lines run with both packages: that the surface is the same is part of what is tested. Functions that
+are submitted stand here because a function of the main program travels by value, to a worker that has no such
+module. Standard library only beside the package under test.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+from typing import Any
+
+PACKAGE = {"stock": "globus_compute_sdk", "mep": "mep"}
+
+
+# ---- what is submitted ----
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def echo(data: Any) -> Any:
+    return data
+
+
+def nap(seconds: float) -> float:
+    import time
+
+    time.sleep(seconds)
+    return time.time()
+
+
+def whoami() -> dict[str, Any]:
+    import multiprocessing
+    import os
+    import pwd
+    import threading
+
+    user = pwd.getpwuid(os.getuid())
+    return {
+        "user": user.pw_name,
+        "uid": os.getuid(),
+        "euid": os.geteuid(),
+        "gid": os.getgid(),
+        "home": os.environ.get("HOME"),
+        "site": os.environ.get("INTEROP_SITE"),
+        "pid": os.getpid(),
+        "ppid": os.getppid(),
+        "process": multiprocessing.current_process().name,
+        "thread": threading.current_thread().name,
+        "secrets": sorted(k for k in os.environ if "SECRET" in k or "TOKEN" in k),
+    }
+
+
+def crash() -> None:
+    import os
+
+    os._exit(3)
+
+
+FUNCTIONS = {f.__name__: f for f in (add, fail, echo, nap, whoami, crash)}
+
+
+# ---- the driver ----
+
+
+class Driver:
+    """Holds the package under test, its clients by name, and executors by key."""
+
+    def __init__(self, which: str) -> None:
+        self.which = which
+        self.sdk = importlib.import_module(PACKAGE[which])
+        self.clients: dict[str, Any] = {}
+        self.executors: dict[str, Any] = {}
+        self.functions: dict[str, str] = {}
+
+    def client(self, name: str, token: str | None = None) -> Any:
+        """Return the named client; made at first use, from a token or from the environment's credentials."""
+        if name not in self.clients:
+            self.clients[name] = self._new_client(token)
+        return self.clients[name]
+
+    def _new_client(self, token: str | None) -> Any:
+        arguments: dict[str, Any] = {"local_compute_services": True}
+        if token is not None:
+            import globus_sdk
+
+            arguments["authorizer"] = globus_sdk.AccessTokenAuthorizer(token)
+        return self.sdk.Client(**arguments)
+
+    def executor(self, request: dict[str, Any]) -> Any:
+        """Return an executor for (identity, endpoint, options); kept until one of its submits failed."""
+        options = request.get("options")
+        key = json.dumps([request["identity"], request["endpoint"], options, request.get("serializers")])
+        executor = self.executors.get(key)
+        if executor is None:
+            more = {"result_serializers": request["serializers"]} if "serializers" in request else {}
+            executor = self.sdk.Executor(
+                endpoint_id=request["endpoint"],
+                user_endpoint_config=options,
+                client=self.client(request["identity"], request.get("token")),
+                **more,
+            )
+            self.executors[key] = executor
+        return executor
+
+    def drop(self, executor: Any) -> None:
+        self.executors = {k: e for k, e in self.executors.items() if e is not executor}
+        try:
+            executor.shutdown(wait=False, cancel_futures=True)
+        except Exception:  # noqa: BLE001 - an executor that failed may fail again here
+            traceback.print_exc()
+
+    # ---- verbs: each returns plain data ----
+
+    def hello(self, request: dict[str, Any]) -> Any:
+        version = getattr(self.sdk, "__version__", "")
+        return {"which": self.which, "version": version, "python": sys.version.split()[0], "pid": os.getpid()}
+
+    def call(self, request: dict[str, Any]) -> Any:
+        """Submit `count` calls of one function; answer with values or errors, and seconds."""
+        function = FUNCTIONS[request["function"]]
+        arguments = request.get("arguments", [])
+        if "megabytes" in request:
+            arguments = ["x" * int(request["megabytes"] * 1_000_000)]
+        executor = self.executor(request)
+        began = time.perf_counter()
+        try:
+            futures = [executor.submit(function, *arguments) for _ in range(request.get("count", 1))]
+            outcomes = [_outcome(f, request.get("within_s", 60)) for f in futures]
+        except BaseException:
+            self.drop(executor)
+            raise
+        seconds = time.perf_counter() - began
+        if any("error" in o for o in outcomes):
+            self.drop(executor)
+        if "megabytes" in request:
+            outcomes = [{"value": len(o["value"])} if "value" in o else o for o in outcomes]
+        group = getattr(executor, "task_group_id", None)
+        return {"outcomes": outcomes, "seconds": seconds, "task_group_id": str(group) if group else None}
+
+    def many(self, request: dict[str, Any]) -> Any:
+        """Submit `count` additions, check each sum; answer with how long the whole took."""
+        executor, count = self.executor(request), request["count"]
+        began = time.perf_counter()
+        futures = [executor.submit(add, i, 1) for i in range(count)]
+        submitted = time.perf_counter() - began
+        done = concurrent.futures.wait(futures, request.get("within_s", 120))
+        seconds = time.perf_counter() - began
+        right = sum(1 for i, f in enumerate(futures) if f in done.done and _value(f) == i + 1)
+        return {"right": right, "seconds": seconds, "submitted_s": submitted}
+
+    def sequence(self, request: dict[str, Any]) -> Any:
+        """Submit one addition after the other's result, `count` times; answer with each one's seconds."""
+        executor, seconds = self.executor(request), []
+        for i in range(request["count"]):
+            began = time.perf_counter()
+            value = executor.submit(add, i, 1).result(timeout=60)
+            seconds.append(time.perf_counter() - began)
+            assert value == i + 1
+        return {"seconds": seconds, "median_s": statistics.median(seconds)}
+
+    def run(self, request: dict[str, Any]) -> Any:
+        """The polling way: Client.run, then get_result until it is there."""
+        client = self.client(request["identity"], request.get("token"))
+        name = request["function"]
+        if name not in self.functions:
+            self.functions[name] = client.register_function(FUNCTIONS[name])
+        task = client.run(
+            *request.get("arguments", []), endpoint_id=request["endpoint"], function_id=self.functions[name]
+        )
+        end = time.monotonic() + request.get("within_s", 60)
+        while True:
+            try:
+                return {"value": client.get_result(task), "task_id": str(task)}
+            except Exception as error:  # noqa: BLE001 - goes into the answer
+                if "Pending" not in type(error).__name__ or time.monotonic() > end:
+                    return _error(error)
+            time.sleep(0.1)
+
+    def shell(self, request: dict[str, Any]) -> Any:
+        """A shell function; answer with its result's fields."""
+        shell = self.sdk.ShellFunction(request["command"], **request.get("shell", {}))
+        outcome = _outcome(self.executor(request).submit(shell, **request.get("keywords", {})), 60)
+        if "value" not in outcome:
+            return outcome
+        result = outcome["value"]
+        names = ("cmd", "stdout", "stderr", "returncode", "exception_name")
+        if isinstance(result, dict):
+            return {"value": result, "type": "dict"}
+        return {"value": {n: getattr(result, n) for n in names}, "type": type(result).__name__}
+
+    def reload(self, request: dict[str, Any]) -> Any:
+        """Submit, forget the executor, and collect the results of the task group with a new one."""
+        executor = self.executor(request)
+        futures = [executor.submit(add, i, 1) for i in range(request["count"])]
+        concurrent.futures.wait(futures, 60)
+        group = executor.task_group_id
+        self.drop(executor)
+        again = self.executor(request)
+        again.task_group_id = group
+        reloaded = list(again.reload_tasks())
+        return sorted(f.result(timeout=60) for f in reloaded)
+
+    def client_method(self, request: dict[str, Any]) -> Any:
+        """Call one method of the client with JSON arguments; answer with what it returned."""
+        client = self.client(request["identity"], request.get("token"))
+        method = getattr(client, request["method"])
+        answer = method(*request.get("arguments", []), **request.get("keywords", {}))
+        return json.loads(json.dumps(getattr(answer, "data", answer), default=str))
+
+
+VERBS = {
+    "hello": Driver.hello,
+    "call": Driver.call,
+    "many": Driver.many,
+    "sequence": Driver.sequence,
+    "run": Driver.run,
+    "shell": Driver.shell,
+    "reload": Driver.reload,
+    "client": Driver.client_method,
+}
+
+
+def _value(future: Any) -> Any:
+    return None if future.exception() else future.result()
+
+
+def _outcome(future: Any, within_s: float) -> dict[str, Any]:
+    try:
+        return {"value": future.result(timeout=within_s)}
+    except Exception as error:  # noqa: BLE001 - goes into the answer
+        return _error(error)
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    facts = {n: getattr(error, n, None) for n in ("http_status", "code")}
+    return {"error": type(error).__name__, "text": str(error), **{k: v for k, v in facts.items() if v}}
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a package prints must not mix with the answers
+    driver = Driver(sys.argv[1])
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"ok": True, "answer": VERBS[request["verb"]](driver, request)}
+        except Exception as error:  # noqa: BLE001 - goes into the answer
+            traceback.print_exc()
+            answer = {"ok": False, **_error(error)}
+        answers.write(json.dumps(answer, default=repr) + "\n")
+        answers.flush()
+    os._exit(0)  # the stock package waits for its threads at a normal end
+
+
+if __name__ == "__main__":
+    main()
