@@ -51,7 +51,7 @@ class Cli:
             return []
 
     def existing(self, name: str) -> EndpointPaths:
-        """Return the paths of a configured endpoint, given by name or by id; InputError(ENDPOINT_UNKNOWN) otherwise."""
+        """Return the paths of a configured endpoint, by name or id; InputError(ENDPOINT_UNKNOWN) otherwise."""
         paths = self._by_id(name) if is_uuid(name) else self.locate(name)
         if paths is None or not paths.directory.is_dir():
             near = difflib.get_close_matches(name, self.names(), n=1)

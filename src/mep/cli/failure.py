@@ -78,7 +78,7 @@ def exit_status(run: Callable[[], object]) -> int:
 
 
 def describe(error: MepError) -> str:
-    """Return the text for the person at the terminal: all of it, once, with the administrator's next step or the user's."""
+    """Return all of it for the person at the terminal, with the administrator's next step or else the user's."""
     text = error.for_admin()
     return text if text != f"{error.code.value}: {error.admin_text}" or not error.step else f"{text} {error.step}"
 

@@ -29,7 +29,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(
             Code.USAGE,
-            f"{name[:140]!r} cannot name an endpoint: use 1 to 128 letters, digits, '_', '-' and '.', not starting "
+            f"{name[:140]!r} cannot name an endpoint: use 1 to 128 letters, digits, '_', '-', '.', not starting "
             "with '-' or '.'.",
             step="",
         )
@@ -99,7 +99,7 @@ class EndpointPaths:
         )
 
     def configured(self, config: EndpointConfig) -> EndpointPaths:
-        """Return these paths with those that config.yaml names; relative ones are relative to the endpoint's folder."""
+        """Return these paths with those that config.yaml names; relative ones start in the endpoint's folder."""
         template = _named(self.directory, config.user_config_template_path)
         return replace(
             self,

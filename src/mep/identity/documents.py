@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from globus_identity_mapping import ExpressionIdentityMapping
 from globus_identity_mapping.errors import IdentityMappingError, InvalidMappingError
+from globus_identity_mapping.mappers.expression import ExpressionIdentityMapping
 
 from mep.base.codes import Code
 from mep.base.errors import InputError, RefusedError
@@ -61,8 +61,8 @@ class _Rule:
     matcher: ExpressionIdentityMapping
 
     def lookup(self, identity: Identity) -> Match | None:
-        values = {name: identity.get(name) for name in self.fields}
-        if not all(_plain(value) for value in values.values()):
+        values = {name: identity[name] for name in self.fields if _plain(identity.get(name))}
+        if len(values) < len(self.fields):
             return None
         try:
             username = self.matcher.map_identity(values)
@@ -107,7 +107,7 @@ def _rule(rule: object, *, place: str, source: str) -> _Rule:
     for key in ("ignore_case", "literal"):
         if not isinstance(rule.get(key, False), bool):
             raise _invalid(source, f"{place}.{key}", "true or false", rule.get(key))
-    settled = {k: rule[k] for k in ("source", "match", "output", "ignore_case", "literal") if k in rule}
+    settled: Any = {k: rule[k] for k in ("source", "match", "output", "ignore_case", "literal") if k in rule}
     try:
         matcher = ExpressionIdentityMapping([settled])
         if "|" in rule["match"] and not rule.get("literal", False):
@@ -122,7 +122,7 @@ def _rule(rule: object, *, place: str, source: str) -> _Rule:
         if number >= groups:
             raise InputError(
                 Code.CONFIG_INVALID,
-                f"{source}: {place}.output refers to {{{number}}}, but match has {groups} group(s), counted from 0.",
+                f"{source}: {place}.output refers to {{{number}}}; match has {groups} group(s), counted from 0.",
             )
     text = f"{rule['source']} ~ {rule['match']} -> {rule['output']}"
     return _Rule(place, text, frozenset(f for f in fields if not f.isdecimal()), matcher)
@@ -202,6 +202,10 @@ class ExternalDocument:
             "This endpoint could not look up your account.",
             admin_text=f"{self._place}: {self._command[0]} {what}.",
         )
+
+
+def _is_item(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("id"), str) and isinstance(item.get("output"), str)
 
 
 def _invalid(source: str, place: str, wanted: str, found: object) -> InputError:

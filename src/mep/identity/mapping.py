@@ -93,11 +93,12 @@ def usable(identity_set: Sequence[Identity]) -> list[Identity]:
 
 
 def not_mapped(identity_set: Sequence[Identity]) -> RefusedError:
-    """Return the refusal for a set that matched nothing; the administrator's text says what was looked at, and why not."""
+    """Return the refusal for a set that matched nothing, with what was looked at in the administrator's text."""
+    looked_at = "; ".join(_describe(i) for i in identity_set[:10]) or "an empty identity set"
     return RefusedError(
         Code.IDENTITY_NOT_MAPPED,
         "Your identity is not mapped to an account on this endpoint.",
-        admin_text=f"No rule matches {'; '.join(_describe(i) for i in identity_set[:10]) or 'an empty identity set'}.",
+        admin_text=f"No rule matches {looked_at}.",
     )
 
 
