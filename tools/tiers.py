@@ -1,0 +1,158 @@
+"""The test tiers: how each is run, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import devenv
+import sandbox
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What a tier needs. `workers`: test processes side by side; one file's tests stay in one of them."""
+
+    what: str
+    needs_root: bool = False
+    needs_apt: bool = False
+    needs_stock: bool = False
+    workers: int = 1
+
+
+TIERS = {
+    "unit": Tier("no root, no network", workers=2),
+    "architecture": Tier("linters, types, contracts, sizes"),
+    "integration": Tier("a real broker, real children", needs_apt=True, workers=2),
+    "system": Tier("real users in a private mount namespace", needs_root=True, needs_apt=True),
+    "interop": Tier("the stock packages as peers", needs_root=True, needs_apt=True, needs_stock=True),
+}
+
+_NO_TESTS = 5  # pytest's exit status
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks of every tier."""
+
+    expression: str | None = None
+    stop_early: bool = False
+    as_json: bool = False
+
+
+@dataclass
+class Outcome:
+    """What came of one tier. `reasons`: why tests, or all of it, were skipped or could not run."""
+
+    tier: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+
+def run(environment: devenv.Environment, chosen: list[str], options: Options, *, explicit: bool) -> int:
+    """Run the chosen tiers, print the table and the counts; return 0 if nothing failed.
+
+    A tier that cannot run here fails where it was asked for by name (`explicit`) or in CI, and is counted as one
+    skipped test otherwise.
+    """
+    strict = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    outcomes: list[Outcome] = []
+    for name in chosen:
+        reason = _why_not(TIERS[name])
+        if reason:
+            outcome = Outcome(name, failed=int(explicit or strict), skipped=int(not (explicit or strict)))
+            outcome.reasons.append(reason)
+            print(f"\n== {name}: not run, {reason}", flush=True)
+        else:
+            outcome = _run_tier(environment, name, options, strict=strict)
+        outcomes.append(outcome)
+        if options.stop_early and outcome.failed:
+            break
+    _report(outcomes, options)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _why_not(tier: Tier) -> str:
+    """Return why `tier` cannot run on this machine, or ""."""
+    if tier.needs_root:
+        if os.geteuid() != 0:
+            return "it becomes other users and needs root: sudo ./dev test"
+        if trouble := sandbox.why_not():
+            return trouble
+    if tier.needs_apt and os.geteuid() != 0 and (missing := devenv.missing_packages()):
+        return f"these packages are missing: {' '.join(missing)}; run once: sudo ./dev env"
+    return ""
+
+
+def _run_tier(environment: devenv.Environment, name: str, options: Options, *, strict: bool) -> Outcome:
+    tier = TIERS[name]
+    print(f"\n== {name}: {tier.what}", flush=True)
+    started = time.monotonic()
+    if tier.needs_stock:
+        devenv.prepare_stock(environment)
+    with tempfile.TemporaryDirectory(prefix="mep-test-") as folder:
+        report = Path(folder, "report.xml")
+        command = [str(environment.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}"]
+        command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        command += ["-n", str(tier.workers), "--dist", "loadfile"] if tier.workers > 1 else []
+        command += ["-k", options.expression] if options.expression else []
+        command += ["-x"] if options.stop_early else []
+        status = _run(environment, command, in_sandbox=tier.needs_root)
+        outcome = _read(name, report)
+    outcome.seconds = time.monotonic() - started
+    total = outcome.passed + outcome.failed + outcome.skipped
+    if status not in (0, 1, _NO_TESTS) and not outcome.failed:
+        outcome.failed += 1
+        outcome.reasons.append(f"pytest ended with status {status}")
+    elif total == 0 and strict and not options.expression:
+        outcome.failed += 1
+        outcome.reasons.append("no test ran")
+    return outcome
+
+
+def _run(environment: devenv.Environment, command: list[str], *, in_sandbox: bool) -> int:
+    if in_sandbox:
+        return environment.run_in_sandbox(command)
+    return subprocess.run(command, cwd=environment.root, env=environment.variables(), check=False).returncode
+
+
+def _read(name: str, report: Path) -> Outcome:
+    """Return the counts in pytest's XML report; errors in set-up or clean-up count as failures."""
+    outcome = Outcome(name)
+    if not report.exists() or not report.read_bytes().strip():
+        return outcome
+    for case in ElementTree.parse(report).iter("testcase"):
+        where = f"{case.get('classname', '')}::{case.get('name', '')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.failed += 1
+        elif (skip := case.find("skipped")) is not None:
+            outcome.skipped += 1
+            outcome.reasons.append(f"{where}: {skip.get('message', '')}")
+        else:
+            outcome.passed += 1
+    return outcome
+
+
+def _report(outcomes: list[Outcome], options: Options) -> None:
+    for outcome in outcomes:
+        for reason in outcome.reasons:
+            print(f"{outcome.tier}: {reason}")
+    print(f"\n{'tier':14} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+    for o in outcomes:
+        print(f"{o.tier:14} {o.passed:7} {o.failed:7} {o.skipped:8} {o.seconds:8.1f}")
+    passed, failed, skipped = (sum(getattr(o, what) for o in outcomes) for what in ("passed", "failed", "skipped"))
+    if options.as_json:
+        total = {"passed": passed, "failed": failed, "skipped": skipped}
+        print(json.dumps({"tiers": [asdict(o) for o in outcomes], **total}))
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    sys.stdout.flush()
