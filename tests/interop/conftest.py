@@ -7,30 +7,29 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from interop.support.corner import Corner, why_not
+from interop.support.corner import corner as make_corner
 from interop.support.directories import STRANGER, write_directory
 from interop.support.endpoints import Endpoint
-from interop.support.places import require_stock_venv
+from interop.support.places import why_no_stock
 from interop.support.relay import Relay, start_relay
-from interop.support.sandbox import Sandbox, sandbox
 from interop.support.sdk import SdkProcess, start_sdk
 
-USERS = ("alice", "bob")
-
-KINDS = ("stock", "mep")
+IDENTITIES = ("alice@example.org", "bob@example.org", STRANGER)
 
 
 @pytest.fixture(scope="session")
-def corner() -> Iterator[Sandbox]:
-    """The namespaces that all of this tier lives in."""
-    require_stock_venv()
-    if os.geteuid() != 0:
-        pytest.skip("needs root for its namespaces and for the multi-user endpoints")
-    with sandbox(USERS) as made:
+def corner() -> Iterator[Corner]:
+    """Where all of this tier lives; skips (in CI: fails) where it cannot be."""
+    why = why_not() or why_no_stock()
+    if why:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    with make_corner() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def relay(corner: Sandbox) -> Iterator[Relay]:
+def relay(corner: Corner) -> Iterator[Relay]:
     running = start_relay(corner)
     yield running
     running.stop()
@@ -39,11 +38,11 @@ def relay(corner: Sandbox) -> Iterator[Relay]:
 @pytest.fixture(scope="session")
 def tokens(relay: Relay) -> dict[str, str]:
     """Bearer tokens by identity."""
-    return {identity: relay.token(identity) for identity in ("alice@example.org", "bob@example.org", STRANGER)}
+    return {identity: relay.token(identity) for identity in IDENTITIES}
 
 
 @pytest.fixture(scope="session")
-def endpoint_of(corner: Sandbox, relay: Relay) -> Iterator[Callable[[str], Endpoint]]:
+def endpoint_of(corner: Corner, relay: Relay) -> Iterator[Callable[[str], Endpoint]]:
     """Return the running multi-user daemon of a kind; started at first use."""
     running: dict[str, Endpoint] = {}
 
@@ -61,12 +60,12 @@ def endpoint_of(corner: Sandbox, relay: Relay) -> Iterator[Callable[[str], Endpo
 
 
 @pytest.fixture(scope="session")
-def sdk_of(corner: Sandbox, tokens: dict[str, str]) -> Iterator[Callable[[str], SdkProcess]]:
+def sdk_of(corner: Corner, tokens: dict[str, str]) -> Iterator[Callable[[str], SdkProcess]]:
     """Return the driver process of a kind; started at first use."""
     running: dict[str, SdkProcess] = {}
 
     def get(which: str) -> SdkProcess:
-        if which not in running or running[which].inside.process.poll() is not None:
+        if which not in running or not running[which].program.running:
             running[which] = start_sdk(corner, which, tokens)
         return running[which]
 

@@ -6,15 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 DRIVER = Path(__file__).with_name("sdk_driver.py")
-STOCK_DEFAULT = Path("/var/cache/mep-dev/stock")
+STOCK_DEFAULT = "/var/cache/mep-dev/stock/bin"
 
 
 def our_python() -> str:
-    """Return the interpreter that runs these tests: it has mep and all it needs."""
+    """Return the interpreter that runs this: it has mep and all it needs."""
     return sys.executable
 
 
@@ -29,17 +26,13 @@ def mep(*arguments: str | Path) -> list[str]:
     return [our_python(), "-m", "mep", *map(str, arguments)]
 
 
-def stock_venv() -> Path:
-    """Return the stock packages' environment; MEP_STOCK_VENV names another one."""
-    return Path(os.environ.get("MEP_STOCK_VENV", STOCK_DEFAULT))
+def stock_bin() -> Path:
+    """Return the stock packages' folder of programs; MEP_STOCK_BIN names another one."""
+    return Path(os.environ.get("MEP_STOCK_BIN", STOCK_DEFAULT))
 
 
-def require_stock_venv() -> Path:
-    """Return the stock environment, or skip the test saying how to make it (in CI: fail)."""
-    venv = stock_venv()
-    if (venv / "bin" / "globus-compute-endpoint").exists():
-        return venv
-    why = f"no stock packages in {venv}: make them with `./dev env --stock`, or set MEP_STOCK_VENV"
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
+def why_no_stock() -> str:
+    """Return why there are no stock packages to run, or ""."""
+    if (stock_bin() / "globus-compute-endpoint").exists():
+        return ""
+    return f"no stock packages in {stock_bin()}: `./dev env --stock` makes them, MEP_STOCK_BIN says where they are"

@@ -6,24 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from interop.support.places import mep, our_environment, our_python
-from interop.support.sandbox import Inside, Sandbox
+from interop.support import http
+from interop.support.corner import Corner, Program
+from interop.support.http import URL, wait_until
+from interop.support.places import mep, our_environment
 
-URL = "http://localhost:5000"
 START_LIMIT_S = 60.0
-
-_WAIT_HEALTHY = """
-import sys, time, urllib.request
-end = time.monotonic() + float(sys.argv[2])
-while True:
-    try:
-        urllib.request.urlopen(sys.argv[1], timeout=5).read()
-        break
-    except OSError as error:
-        if time.monotonic() > end:
-            sys.exit(f"not healthy: {error}")
-        time.sleep(0.05)
-"""
 
 
 @dataclass(frozen=True)
@@ -51,9 +39,9 @@ class ClientCredentials:
 class Relay:
     """The running relay; tokens and clients are made with its command line."""
 
-    corner: Sandbox
+    corner: Corner
     data_dir: Path
-    process: Inside
+    process: Program
 
     def token(self, identity: str) -> str:
         done = self.corner.run(mep("relay", "token", "--data-dir", self.data_dir, identity), env=our_environment())
@@ -70,19 +58,18 @@ class Relay:
         return self.process.stop()
 
 
-def start_relay(corner: Sandbox, *, name: str = "relay") -> Relay:
+def start_relay(corner: Corner, *, name: str = "relay") -> Relay:
     """Start a relay with its private broker and return when it is healthy."""
     data_dir = corner.root / name
     process = corner.start(
         mep("relay", "serve", "--data-dir", data_dir, "--listen", "127.0.0.1:5000"),
         env=our_environment(),
-        log=corner.root / f"{name}.log",
+        log=name,
     )
-    relay = Relay(corner, data_dir, process)
-    try:
-        corner.run(
-            [our_python(), "-c", _WAIT_HEALTHY, f"{URL}/healthz", str(START_LIMIT_S)], within_s=START_LIMIT_S + 10
-        )
-    except AssertionError as error:
-        raise AssertionError(f"{error}\nrelay log:\n{process.tail()}") from None
-    return relay
+    wait_until(lambda: _healthy(process), START_LIMIT_S, lambda: f"the relay is not healthy:\n{process.tail()}")
+    return Relay(corner, data_dir, process)
+
+
+def _healthy(process: Program) -> bool:
+    assert process.running, f"the relay ended:\n{process.tail()}"
+    return bool(http.get_or_none("/healthz"))

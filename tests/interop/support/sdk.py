@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interop.support.places import DRIVER, our_environment, our_python, stock_venv
-from interop.support.relay import URL
-from interop.support.sandbox import Inside, Sandbox
+from interop.support.corner import Corner, Program
+from interop.support.http import URL
+from interop.support.places import DRIVER, our_environment, our_python, stock_bin
 
 
 class SdkError(AssertionError):
@@ -26,12 +26,12 @@ class SdkProcess:
     """One driver process; identities share it. `tokens` is identity -> bearer token."""
 
     which: str
-    inside: Inside
+    program: Program
     tokens: dict[str, str]
 
     def ask(self, verb: str, *, within_s: float = 150.0, **request: Any) -> Any:
         """Return the driver's answer; SdkError if the request raised there."""
-        process = self.inside.process
+        process = self.program.process
         assert process.stdin is not None
         assert process.stdout is not None
         identity = request.get("identity")
@@ -43,7 +43,7 @@ class SdkProcess:
         line = process.stdout.readline() if ready else b""
         if not line:
             why = "gave no answer" if not ready else "died"
-            raise AssertionError(f"the {self.which} SDK {why} at {verb}:\n{self.inside.tail()}")
+            raise AssertionError(f"the {self.which} SDK {why} at {verb}:\n{self.program.tail()}")
         answer = json.loads(line)
         if not answer["ok"]:
             raise SdkError(answer)
@@ -57,13 +57,11 @@ class SdkProcess:
         return outcome["value"]
 
     def stop(self) -> None:
-        if self.inside.process.stdin is not None:
-            self.inside.process.stdin.close()
-        self.inside.stop(within_s=5)
+        self.program.stop(within_s=5)
 
 
 def start_sdk(
-    corner: Sandbox,
+    corner: Corner,
     which: str,
     tokens: dict[str, str],
     *,
@@ -72,10 +70,10 @@ def start_sdk(
     python: Path | None = None,
 ) -> SdkProcess:
     """Start a driver for `which` ("stock" or "mep"); credentials in `env` serve clients without a token."""
-    interpreter = str(python or (stock_venv() / "bin" / "python" if which == "stock" else our_python()))
+    interpreter = str(python or (stock_bin() / "python" if which == "stock" else our_python()))
     more = {} if which == "stock" else our_environment()
     label = f"sdk-{which}{name}"
-    inside = corner.start(
+    program = corner.start(
         [interpreter, "-u", str(DRIVER), which],
         env={
             "GLOBUS_SDK_SERVICE_URL_AUTH": f"{URL}/",
@@ -84,7 +82,7 @@ def start_sdk(
             **more,
             **(env or {}),
         },
-        log=corner.root / f"{label}.log",
+        log=label,
         pipes=True,
     )
-    return SdkProcess(which, inside, tokens)
+    return SdkProcess(which, program, tokens)
