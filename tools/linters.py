@@ -20,7 +20,7 @@ def commands(root: Path) -> dict[str, list[str]]:
         "ruff check": ["ruff", "check", "-q", *PYTHON_FOLDERS],
         "ruff format": ["ruff", "format", "-q", "--check", "--diff", *PYTHON_FOLDERS],
         "mypy": ["mypy", "--no-error-summary"],
-        "import contracts": ["lint-imports", "--no-cache"],
+        "import contracts": ["env", "PYTHONPATH=src", "lint-imports", "--no-cache"],
         "shellcheck": ["shellcheck", *shell_files(root)],
     }
     return linters if shell_files(root) else {k: v for k, v in linters.items() if k != "shellcheck"}
