@@ -1,7 +1,19 @@
 """AMQP: one self-healing connection, consumers, confirmed publishers. The only room that imports pika."""
 
+from mep.broker.batch import BatchConsumer
+from mep.broker.channel import Channel, QueueFacts
 from mep.broker.connection import BrokerConnection, State
 from mep.broker.consumer import Consumer, Delivery
 from mep.broker.publisher import Publisher, UnroutableError
 
-__all__ = ["BrokerConnection", "Consumer", "Delivery", "Publisher", "State", "UnroutableError"]
+__all__ = [
+    "BatchConsumer",
+    "BrokerConnection",
+    "Channel",
+    "Consumer",
+    "Delivery",
+    "Publisher",
+    "QueueFacts",
+    "State",
+    "UnroutableError",
+]

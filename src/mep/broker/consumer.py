@@ -54,6 +54,8 @@ class Consumer:
         self._tag = ""
         self._stopped = False
         self._backoff = Backoff(0.2, 10.0)
+        self._retry: asyncio.TimerHandle | None = None
+        self._refusal = ""
         self._connection: Any = None
         self._consuming = asyncio.Event()
 
@@ -61,23 +63,31 @@ class Consumer:
         """Return once the broker has accepted the subscription."""
         await self._consuming.wait()
 
+    @property
+    def is_consuming(self) -> bool:
+        return self._consuming.is_set()
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Tell whether an ack for it would still count; if not, the broker delivers it again."""
+        return delivery.key[0] == self._generation and self._channel is not None and bool(self._channel.is_open)
+
     def ack(self, delivery: Delivery, *, multiple: bool = False) -> None:
         """Acknowledge it (and, with `multiple`, all before it on the same channel)."""
-        generation, tag = delivery.key
-        if generation == self._generation and self._channel is not None:
-            self._channel.basic_ack(tag, multiple=multiple)
+        if self.holds(delivery):
+            self._channel.basic_ack(delivery.key[1], multiple=multiple)
 
     def reject(self, delivery: Delivery, *, requeue: bool = False) -> None:
         """Give it back (`requeue`) or away for good."""
-        generation, tag = delivery.key
-        if generation == self._generation and self._channel is not None:
-            self._channel.basic_reject(tag, requeue=requeue)
+        if self.holds(delivery):
+            self._channel.basic_reject(delivery.key[1], requeue=requeue)
 
     def cancel(self) -> None:
         """Take no more messages; what was delivered can still be acknowledged until the connection closes."""
         self._stopped = True
+        self._cancel_retry()
         if self._channel is not None and self._channel.is_open and self._tag:
             self._channel.basic_cancel(self._tag)
+            self._tag = ""
 
     def close(self) -> None:
         """Take no more, give back what is not acknowledged, and forget the channel."""
@@ -98,12 +108,19 @@ class Consumer:
             connection.channel(on_open_callback=self._on_channel)
 
     def detach(self) -> None:
+        self._cancel_retry()
         self._channel, self._connection = None, None
         self._consuming.clear()
+
+    def abandon(self) -> None:
+        self.detach()
 
     # ---- inside ----
 
     def _on_channel(self, channel: Any) -> None:
+        if self._stopped:
+            channel.close()
+            return
         self._generation += 1
         self._channel = channel
         channel.add_on_close_callback(self._on_channel_close)
@@ -115,6 +132,9 @@ class Consumer:
         )
 
     def _on_consuming(self, _frame: Any) -> None:
+        if self._refusal:
+            log.info("%s: consuming %s again", self._name, self.queue)
+        self._refusal = ""
         self._backoff.reset()
         self._consuming.set()
 
@@ -133,28 +153,38 @@ class Consumer:
         )
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:
+        """The queue was deleted under us. pika keeps the channel: close it, and begin again with a new one."""
+        channel, self._channel = self._channel, None
+        self._consuming.clear()
+        if channel is not None and channel.is_open:
+            channel.close()
         self._refused("the queue was deleted")
-        self._again()
 
     def _on_channel_close(self, channel: Any, reason: BaseException) -> None:
-        self._consuming.clear()
-        if channel is not self._channel or self._stopped:
+        if channel is not self._channel:
             return
+        self._consuming.clear()
         self._channel = None
-        if self._connection is not None and self._connection.is_open:
+        if not self._stopped and self._connection is not None and self._connection.is_open:
             self._refused(str(reason))
-            self._again()
 
     def _refused(self, why: str) -> None:
-        log.warning("%s: cannot consume %s: %s", self._name, self.queue, why)
+        """Say so once per reason, and try again later."""
+        if why != self._refusal:
+            self._refusal = why
+            log.warning("%s: cannot consume %s, trying again: %s", self._name, self.queue, why)
         if self._on_refused is not None:
             self._on_refused(why)
+        if not self._stopped:
+            self._cancel_retry()
+            self._retry = asyncio.get_running_loop().call_later(self._backoff.next_s(), self._attach_again)
 
-    def _again(self) -> None:
-        connection = self._connection
+    def _attach_again(self) -> None:
+        self._retry = None
+        if self._connection is not None and self._connection.is_open:
+            self.attach(self._connection)
 
-        def retry() -> None:
-            if connection is self._connection and connection is not None and connection.is_open:
-                self.attach(connection)
-
-        asyncio.get_running_loop().call_later(self._backoff.next_s(), retry)
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None

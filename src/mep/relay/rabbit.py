@@ -116,7 +116,7 @@ class PrivateRabbit:
             try:
                 await self._launch(timeout_s)
             except (ServiceError, OSError) as error:
-                log.error("%s", error.for_admin() if isinstance(error, ServiceError) else error)  # noqa: TRY400
+                log.error("%s", error.for_admin() if isinstance(error, ServiceError) else error)
                 continue
             backoff.reset()
 

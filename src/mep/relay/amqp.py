@@ -1,0 +1,285 @@
+"""The relay's own broker connection: start commands and tasks out, results and status reports in."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mep.base.codes import Code
+from mep.base.errors import ServiceError
+from mep.base.secrets import Secret
+from mep.broker import BatchConsumer, BrokerConnection, Channel, Delivery, Publisher, State, UnroutableError
+from mep.relay import topology
+from mep.relay.brokeraddress import BrokerAddress
+from mep.wire.envelope import HEADER_FUNCTION, HEADER_RESOURCES, HEADER_SERIALIZERS, HEADER_TASK
+
+SIGNATURE_HEADER = "mep-signature"
+_PERSISTENT = 2
+_PREFETCH = 500
+_REJECTED_MOST = 10_000
+_TASK_PROPERTIES = {"delivery_mode": _PERSISTENT, "content_type": "application/json"}
+_QUEUE_ARGUMENTS = {"x-queue-type": "classic"}
+_SHARED_ARGUMENTS = {
+    **_QUEUE_ARGUMENTS,
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": topology.REJECTED_QUEUE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingTask:
+    """One task as it goes to its user endpoint. `body` is the encoded envelope."""
+
+    task_id: str
+    function_id: str
+    body: bytes
+    resource_specification: Mapping[str, Any] | None = None
+    result_serializers: Sequence[str] | None = None
+
+    def headers(self) -> dict[str, Any]:
+        headers: dict[str, Any] = {HEADER_FUNCTION: self.function_id, HEADER_TASK: self.task_id}
+        if self.resource_specification:
+            headers[HEADER_RESOURCES] = json.dumps(self.resource_specification)
+        if self.result_serializers:
+            headers[HEADER_SERIALIZERS] = list(self.result_serializers)
+        return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A result or status report. `sender` is proven by the broker: nobody else may use that routing key."""
+
+    sender: str
+    body: bytes
+    headers: Mapping[str, Any]
+    redelivered: bool
+
+
+OnBatch = Callable[[list[Incoming]], Awaitable[None]]
+
+
+class RelayBroker:
+    """Everything the relay does over AMQP. `open` first; all of it on one running loop."""
+
+    def __init__(
+        self, address: BrokerAddress, *, name: str = "relay", on_state: Callable[[State], None] | None = None
+    ) -> None:
+        self._address = address
+        self._connection = BrokerConnection(address.amqp, name=name, on_state=on_state, prepare=self._prepare)
+        self._tasks: Publisher = self._connection.publisher()
+        self._others: Publisher = self._connection.publisher()  # a flood of tasks does not delay these
+        self._declared: set[str] = set()  # since the last (re)connect
+        self._channel: Channel | None = None
+
+    @property
+    def state(self) -> State:
+        return self._connection.state
+
+    async def open(self, *, timeout_s: float | None = 30.0) -> None:
+        """Connect and declare what everybody shares. Later on, reconnecting is automatic."""
+        self._connection.open()
+        await self._connection.wait_open(timeout_s)
+
+    async def close(self, *, drain_s: float = 5.0) -> None:
+        """Wait up to `drain_s` for confirms, then close."""
+        await self._connection.close(drain_s=drain_s)
+
+    def client_url(self, user: str, password: Secret) -> Secret:
+        """Return the URL that the client with this broker account is given."""
+        return self._address.client_url(user, password)
+
+    # ---- queues ----
+
+    async def ensure_endpoint_queues(self, endpoint_id: str) -> None:
+        """Declare the command queue of a core endpoint."""
+        await self._ensure(topology.command_queue(endpoint_id), topology.COMMANDS)
+
+    async def ensure_uep_queues(self, uep_id: str) -> None:
+        """Declare the task queue of a user endpoint."""
+        await self._ensure(topology.task_queue(uep_id), topology.TASKS)
+
+    async def ensure_group_queue(self, identity_id: str, group_id: str) -> None:
+        """Declare the queue from which an SDK reads the results of one task group."""
+        await self._ensure(topology.group_queue(identity_id, group_id), None)
+
+    async def delete_endpoint_queues(self, endpoint_id: str) -> None:
+        await self._delete(topology.command_queue(endpoint_id))
+
+    async def delete_uep_queues(self, uep_id: str) -> None:
+        await self._delete(topology.task_queue(uep_id))
+
+    async def delete_group_queue(self, identity_id: str, group_id: str) -> None:
+        await self._delete(topology.group_queue(identity_id, group_id))
+
+    async def purge_tasks(self, uep_id: str) -> int:
+        """Remove the waiting tasks of a user endpoint; return how many there were. Those that a consumer holds
+        unacknowledged stay."""
+        await self.ensure_uep_queues(uep_id)
+        return await (await self._control()).purge_queue(topology.task_queue(uep_id))
+
+    async def consumer_count(self, uep_id: str) -> int:
+        """Return how many consumers the user endpoint's task queue has now: 0 = nobody takes its tasks."""
+        await self.ensure_uep_queues(uep_id)
+        return (await (await self._control()).inspect_queue(topology.task_queue(uep_id))).consumers
+
+    # ---- out ----
+
+    async def publish_command(self, endpoint_id: str, body: bytes, signature: str, *, debug: bool = False) -> None:
+        """Send a start command; returns once the broker has it."""
+        headers: dict[str, Any] = {SIGNATURE_HEADER: signature}
+        if debug:
+            headers["debug"] = True
+        message = _Message(
+            topology.COMMANDS,
+            topology.routing_key(endpoint_id, topology.COMMANDS),
+            body,
+            headers,
+            {"content_type": "application/json", "timestamp": int(time.time()), "delivery_mode": _PERSISTENT},
+        )
+        await self._publish(
+            self._others,
+            [message],
+            topology.command_queue(endpoint_id),
+            lambda: self.ensure_endpoint_queues(endpoint_id),
+        )
+
+    async def publish_tasks(self, uep_id: str, tasks: Sequence[OutgoingTask]) -> None:
+        """Send tasks in order, pipelined; returns once the broker has all of them."""
+        key = topology.routing_key(uep_id, topology.TASKS)
+        messages = [_Message(topology.TASKS, key, task.body, task.headers(), _TASK_PROPERTIES) for task in tasks]
+        await self._publish(
+            self._tasks, messages, topology.task_queue(uep_id), lambda: self.ensure_uep_queues(uep_id)
+        )
+
+    async def publish_result(
+        self,
+        identity_id: str,
+        group_id: str,
+        body: bytes,
+        *,
+        timestamp: int | None = None,
+        high_assurance: bool = False,
+    ) -> None:
+        """Forward a result to the queue of its task group; returns once the broker has it.
+
+        `timestamp`: Unix seconds of the task's end. With `high_assurance` the client fetches the result itself.
+        """
+        queue = topology.group_queue(identity_id, group_id)
+        properties: dict[str, Any] = {"delivery_mode": _PERSISTENT, "timestamp": timestamp or int(time.time())}
+        headers = {"high_assurance": True} if high_assurance else None
+        await self._publish(
+            self._others,
+            [_Message("", queue, body, headers, properties)],
+            queue,
+            lambda: self.ensure_group_queue(identity_id, group_id),
+        )
+
+    # ---- in ----
+
+    def consume_results(self, on_batch: OnBatch) -> BatchConsumer:
+        """Give `on_batch` all results that have arrived, together; they are acknowledged when it returns.
+
+        One call at a time: what arrives meanwhile is the next batch. If it raises, the batch is given again, slower
+        and slower; one message that fails while others succeed goes to the queue `rejected`.
+        """
+        return self._consume(topology.RESULTS_QUEUE, on_batch)
+
+    def consume_heartbeats(self, on_batch: OnBatch) -> BatchConsumer:
+        """The same for status reports."""
+        return self._consume(topology.HEARTBEATS_QUEUE, on_batch)
+
+    # ---- inside ----
+
+    def _consume(self, queue: str, on_batch: OnBatch) -> BatchConsumer:
+        async def on_deliveries(deliveries: list[Delivery]) -> None:
+            await on_batch(
+                [Incoming(topology.id_of(d.routing_key), d.body, d.headers, d.redelivered) for d in deliveries]
+            )
+
+        return BatchConsumer(self._connection, queue, on_deliveries, prefetch=_PREFETCH)
+
+    async def _prepare(self, channel: Channel) -> None:
+        """Declare what is shared, on each new connection, before anything is sent or consumed on it: the broker may
+        have lost its data."""
+        self._declared.clear()
+        self._channel = channel
+        for exchange in topology.EXCHANGES:
+            await channel.declare_exchange(exchange, "topic")
+        rejected = {"x-max-length": _REJECTED_MOST, "x-queue-type": "classic"}
+        await channel.declare_queue(topology.REJECTED_QUEUE, arguments=rejected)
+        for queue, exchange in (
+            (topology.RESULTS_QUEUE, topology.RESULTS),
+            (topology.HEARTBEATS_QUEUE, topology.HEARTBEATS),
+        ):
+            await channel.declare_queue(queue, arguments=_SHARED_ARGUMENTS)
+            await channel.bind_queue(queue, exchange, topology.routing_key("*", exchange))
+
+    async def _control(self) -> Channel:
+        """Return the channel for declarations: the connection's own, or a new one after it was closed."""
+        await self._connection.wait_open()
+        if self._channel is None or not self._channel.is_open:
+            self._channel = await self._connection.channel()
+        return self._channel
+
+    async def _ensure(self, queue: str, exchange: str | None) -> None:
+        if queue in self._declared:
+            return
+        channel = await self._control()
+        await channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS)
+        if exchange is not None:
+            await channel.bind_queue(queue, exchange, queue)  # a queue is named like its routing key
+        self._declared.add(queue)
+
+    async def _delete(self, queue: str) -> None:
+        self._declared.discard(queue)
+        await (await self._control()).delete_queue(queue)
+
+    async def _publish(
+        self,
+        publisher: Publisher,
+        messages: Sequence[_Message],
+        queue: str,
+        ensure: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Send all; where the queue has vanished since it was declared (a new broker, a deletion), declare it again
+        and send once more what was returned."""
+        await ensure()
+        returned = await _send_all(publisher, messages)
+        if returned:
+            self._declared.discard(queue)
+            await ensure()
+            returned = await _send_all(publisher, returned)
+            if returned:
+                raise UnroutableError(Code.BROKER_REFUSED, f"No queue takes messages for {queue!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: Mapping[str, Any] | None
+    properties: Mapping[str, Any]
+
+
+async def _send_all(publisher: Publisher, messages: Sequence[_Message]) -> list[_Message]:
+    """Send all at once; return those that the broker returned. Raises what else went wrong, after all have ended."""
+    sent = [
+        publisher.publish(m.exchange, m.routing_key, m.body, headers=m.headers, properties=m.properties)
+        for m in messages
+    ]
+    returned: list[_Message] = []
+    failure: Exception | None = None
+    for message, future in zip(messages, sent, strict=True):
+        try:
+            await future
+        except UnroutableError:
+            returned.append(message)
+        except ServiceError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return returned
