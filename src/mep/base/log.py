@@ -9,7 +9,7 @@ import sys
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class _LineFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """One event, one line: line breaks inside a message are made visible, never a new (forged) line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -17,7 +17,7 @@ class _LineFormatter(logging.Formatter):
         return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
-class _JournalFormatter(_LineFormatter):
+class _JournalFormatter(LineFormatter):
     """Prefixes the syslog priority, which systemd reads from a service's stderr (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -39,7 +39,7 @@ def setup_logging(*, role: str, level: int = logging.INFO) -> None:
     if stderr_is_journal():
         handler.setFormatter(_JournalFormatter(f"{role}: %(message)s"))
     else:
-        handler.setFormatter(_LineFormatter(f"%(asctime)s %(levelname)s {role}: %(message)s"))
+        handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {role}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("pika", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
