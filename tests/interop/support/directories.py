@@ -10,7 +10,7 @@ from typing import Any
 CONFIG = """\
 display_name: {name}
 local_compute_services: true
-heartbeat_period: 5
+heartbeat_period: {heartbeat_s}
 """
 
 PRIVILEGED = """\
@@ -20,7 +20,7 @@ identity_mapping_config_path: {mapping}
 
 #: Both sides quote user strings as JSON, so options that steer the template are booleans and numbers.
 TEMPLATE = """\
-heartbeat_period: 5
+heartbeat_period: {{ _GC.parent_config.heartbeat_period }}
 idle_heartbeats_soft: {{ idle_heartbeats | default(0) }}
 {% if site_error | default(false) -%}
 engine:
@@ -87,12 +87,14 @@ class Directory:
         return self.path / "user_config_template.yaml.j2"
 
 
-def write_directory(parent: Path, name: str, *, multi_user: bool, more: str = "") -> Directory:
+def write_directory(
+    parent: Path, name: str, *, multi_user: bool, heartbeat_s: int = 5, more: str = ""
+) -> Directory:
     """Write all files of an endpoint that serves @example.org identities (multi-user) or its owner."""
     directory = Directory(parent, name)
     directory.path.mkdir(parents=True)
     mapping = directory.path / "identity_mapping_config.json"
-    config = CONFIG.format(name=name) + more
+    config = CONFIG.format(name=name, heartbeat_s=heartbeat_s) + more
     if multi_user:
         mapping.write_text(json.dumps(MAPPING))
         config += PRIVILEGED.format(mapping=mapping)

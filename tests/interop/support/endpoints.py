@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from interop.support import http
+from interop.support import web
 from interop.support.corner import Corner, Program
 from interop.support.directories import Directory
 from interop.support.places import mep, our_environment, stock_bin
@@ -37,7 +37,7 @@ class Endpoint:
             env=self.environment(),
             log=f"{self.which}-{self.directory.name}",
         )
-        http.wait_until(self._is_registered, START_LIMIT_S, lambda: f"not registered:\n{self.tail()}")
+        web.wait_until(self._is_registered, START_LIMIT_S, lambda: f"not registered:\n{self.tail()}")
         self.wait_status("online")
 
     def stop(self) -> None:
@@ -63,12 +63,12 @@ class Endpoint:
 
     def status(self) -> str:
         """Return what the relay says about it: "online" or "offline"."""
-        token = http.client_token(self.credentials.client_id, self.credentials.client_secret)["access_token"]
-        return str(http.request("GET", f"/v2/endpoints/{self.id}/status", token=token).body["status"])
+        token = web.client_token(self.credentials.client_id, self.credentials.client_secret)["access_token"]
+        return str(web.request("GET", f"/v2/endpoints/{self.id}/status", token=token).body["status"])
 
     def wait_status(self, status: str, within_s: float = START_LIMIT_S) -> None:
         """Return when the relay reports `status`."""
-        http.wait_until(
+        web.wait_until(
             lambda: self.status() == status, within_s, lambda: f"{self.which} is not {status}:\n{self.tail()}"
         )
 

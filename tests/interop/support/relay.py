@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from interop.support import http
+from interop.support import web
 from interop.support.corner import Corner, Program
-from interop.support.http import URL, wait_until
 from interop.support.places import mep, our_environment
+from interop.support.web import URL, wait_until
 
 START_LIMIT_S = 60.0
 
@@ -72,4 +72,4 @@ def start_relay(corner: Corner, *, name: str = "relay") -> Relay:
 
 def _healthy(process: Program) -> bool:
     assert process.running, f"the relay ended:\n{process.tail()}"
-    return bool(http.get_or_none("/healthz"))
+    return bool(web.get_or_none("/healthz"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from interop.support.corner import Corner, Program
-from interop.support.http import URL
 from interop.support.places import DRIVER, our_environment, our_python, stock_bin
+from interop.support.web import URL
 
 
 class SdkError(AssertionError):
@@ -37,8 +38,9 @@ class SdkProcess:
         identity = request.get("identity")
         if identity is not None and identity in self.tokens:
             request["token"] = self.tokens[identity]
-        process.stdin.write(json.dumps({"verb": verb, **request}).encode() + b"\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then it died: said below
+            process.stdin.write(json.dumps({"verb": verb, **request}).encode() + b"\n")
+            process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], within_s)
         line = process.stdout.readline() if ready else b""
         if not line:

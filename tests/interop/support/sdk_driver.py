@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -75,6 +76,19 @@ def crash() -> None:
 FUNCTIONS = {f.__name__: f for f in (add, fail, echo, nap, whoami, crash)}
 
 
+#: what travels in the serialization tests
+SAMPLES: dict[str, Any] = {
+    "add": add,
+    "nothing": None,
+    "numbers": [0, -1, 2**70, 1.5, float("inf")],
+    "texts": {"plain": "a", "wide": "\u00e4\U0001f600\n", "empty": ""},
+    "bytes": b"\x00\xff" * 100,
+    "nested": ({"a": [1, (2, 3)]}, [[]], {"s": {1}}),
+    "long": "x" * 10_000,
+    "json": {"a": [1, 2.5, "\u00e4", None, True], "b": {}},
+}
+
+
 # ---- the driver ----
 
 
@@ -87,6 +101,7 @@ class Driver:
         self.clients: dict[str, Any] = {}
         self.executors: dict[str, Any] = {}
         self.functions: dict[str, str] = {}
+        self.groups: dict[str, Any] = {}
 
     def client(self, name: str, token: str | None = None) -> Any:
         """Return the named client; made at first use, from a token or from the environment's credentials."""
@@ -109,6 +124,8 @@ class Driver:
         executor = self.executors.get(key)
         if executor is None:
             more = {"result_serializers": request["serializers"]} if "serializers" in request else {}
+            # the stock class remembers the last group for all of the process, whoever's it is
+            self.sdk.Executor._default_task_group_id = self.groups.get(request["identity"])
             executor = self.sdk.Executor(
                 endpoint_id=request["endpoint"],
                 user_endpoint_config=options,
@@ -150,7 +167,7 @@ class Driver:
             self.drop(executor)
         if "megabytes" in request:
             outcomes = [{"value": len(o["value"])} if "value" in o else o for o in outcomes]
-        group = getattr(executor, "task_group_id", None)
+        group = self.groups[request["identity"]] = executor.task_group_id
         return {"outcomes": outcomes, "seconds": seconds, "task_group_id": str(group) if group else None}
 
     def many(self, request: dict[str, Any]) -> Any:
@@ -173,6 +190,40 @@ class Driver:
             seconds.append(time.perf_counter() - began)
             assert value == i + 1
         return {"seconds": seconds, "median_s": statistics.median(seconds)}
+
+    def first(self, request: dict[str, Any]) -> Any:
+        """Time three calls of a new user: everything new; SDK at work but no user endpoint; all running."""
+        began = time.perf_counter()
+        executor = self.executor(request)
+        assert executor.submit(add, 1, 1).result(timeout=120) == 2
+        contact = time.perf_counter()
+        executor.user_endpoint_config = {**request["options"], "label": "another"}
+        assert executor.submit(add, 1, 2).result(timeout=120) == 3
+        start = time.perf_counter()
+        assert executor.submit(add, 1, 3).result(timeout=120) == 4
+        end = time.perf_counter()
+        self.drop(executor)
+        return {"contact_s": contact - began, "start_s": start - contact, "next_s": end - start}
+
+    def storm(self, request: dict[str, Any]) -> Any:
+        """Submit one call for each of many users at the same moment; answer with each one's seconds."""
+        asks = [{**request, "identity": identity, "token": token} for identity, token in request["tokens"].items()]
+        executors = [self.executor(ask) for ask in asks]
+        for executor in executors:
+            executor.task_group_id = None
+        barrier = threading.Barrier(len(executors))
+
+        def one(executor: Any) -> float:
+            barrier.wait()
+            began = time.perf_counter()
+            assert executor.submit(add, 1, 1).result(timeout=120) == 2
+            return time.perf_counter() - began
+
+        with concurrent.futures.ThreadPoolExecutor(len(executors)) as pool:
+            seconds = list(pool.map(one, executors))
+        for executor in executors:
+            self.drop(executor)
+        return {"seconds": seconds}
 
     def run(self, request: dict[str, Any]) -> Any:
         """The polling way: Client.run, then get_result until it is there."""
@@ -223,12 +274,27 @@ class Driver:
         answer = method(*request.get("arguments", []), **request.get("keywords", {}))
         return json.loads(json.dumps(getattr(answer, "data", answer), default=str))
 
+    def serialize(self, request: dict[str, Any]) -> Any:
+        """Return the buffer that a strategy makes of a sample."""
+        module = importlib.import_module(f"{PACKAGE[self.which]}.serialize")
+        return getattr(module, request["strategy"])().serialize(SAMPLES[request["sample"]])
+
+    def deserialize(self, request: dict[str, Any]) -> Any:
+        """Return what a buffer holds: a function is called with 20 and 22, data is shown by repr."""
+        module = importlib.import_module(f"{PACKAGE[self.which]}.serialize")
+        found = module.ComputeSerializer().deserialize(request["buffer"])
+        return found(20, 22) if callable(found) else repr(found)
+
 
 VERBS = {
+    "serialize": Driver.serialize,
+    "deserialize": Driver.deserialize,
     "hello": Driver.hello,
     "call": Driver.call,
     "many": Driver.many,
     "sequence": Driver.sequence,
+    "first": Driver.first,
+    "storm": Driver.storm,
     "run": Driver.run,
     "shell": Driver.shell,
     "reload": Driver.reload,
