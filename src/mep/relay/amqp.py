@@ -127,8 +127,11 @@ class RelayBroker:
 
     # ---- out ----
 
-    async def publish_command(self, endpoint_id: str, body: bytes, signature: str, *, debug: bool = False) -> None:
-        """Send a start command; returns once the broker has it."""
+    async def publish_command(
+        self, endpoint_id: str, body: bytes, signature: str, *, expires_s: float = 150.0, debug: bool = False
+    ) -> None:
+        """Send a start command; returns once the broker has it. One that nobody took within `expires_s` vanishes:
+        endpoints would refuse it as too old, and the refusal would fail the tasks."""
         headers: dict[str, Any] = {SIGNATURE_HEADER: signature}
         if debug:
             headers["debug"] = True
@@ -137,7 +140,12 @@ class RelayBroker:
             topology.routing_key(endpoint_id, topology.COMMANDS),
             body,
             headers,
-            {"content_type": "application/json", "timestamp": int(time.time()), "delivery_mode": _PERSISTENT},
+            {
+                "content_type": "application/json",
+                "timestamp": int(time.time()),
+                "delivery_mode": _PERSISTENT,
+                "expiration": str(int(expires_s * 1000)),
+            },
         )
         await self._publish(
             self._others,
@@ -154,25 +162,25 @@ class RelayBroker:
             self._tasks, messages, topology.task_queue(uep_id), lambda: self.ensure_uep_queues(uep_id)
         )
 
-    async def publish_result(
+    async def publish_results(
         self,
         identity_id: str,
         group_id: str,
-        body: bytes,
+        bodies: Sequence[bytes],
         *,
         timestamp: int | None = None,
         high_assurance: bool = False,
     ) -> None:
-        """Forward a result to the queue of its task group; returns once the broker has it.
+        """Forward results to the queue of their task group; returns once the broker has them.
 
-        `timestamp`: Unix seconds of the task's end. With `high_assurance` the client fetches the result itself.
+        `timestamp`: Unix seconds of the tasks' end. With `high_assurance` the client fetches the results itself.
         """
         queue = topology.group_queue(identity_id, group_id)
         properties: dict[str, Any] = {"delivery_mode": _PERSISTENT, "timestamp": timestamp or int(time.time())}
         headers = {"high_assurance": True} if high_assurance else None
         await self._publish(
             self._others,
-            [_Message("", queue, body, headers, properties)],
+            [_Message("", queue, body, headers, properties) for body in bodies],
             queue,
             lambda: self.ensure_group_queue(identity_id, group_id),
         )

@@ -84,6 +84,16 @@ def endpoint_grants(endpoint_id: str) -> Grants:
     )
 
 
+def single_user_grants(endpoint_id: str) -> Grants:
+    """An endpoint before 4.0 that takes tasks itself: both of the others in one."""
+    return Grants(
+        user=f"ep.{endpoint_id}",
+        read=_only(command_queue(endpoint_id), task_queue(endpoint_id)),
+        write=_only(RESULTS, HEARTBEATS),
+        topics={exchange: _only(routing_key(endpoint_id, exchange)) for exchange in (RESULTS, HEARTBEATS)},
+    )
+
+
 def uep_grants(uep_id: str) -> Grants:
     """A user endpoint: read its tasks, publish its own results and status reports."""
     return Grants(
