@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import guards
+from support.broker import broker, broker_node  # noqa: F401 - fixtures
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ union of a direction cannot be said in it.
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 from typing import Generic, TypeVar
@@ -188,7 +189,7 @@ class Channel(Generic[S, R]):
     def receive(self) -> tuple[R, int | None] | None:
         """Return (message, fd or None), or None at the end. The caller owns (and closes) the fd."""
         try:
-            body, fds, flags, _ = socket.recv_fds(self.sock, MAX_PRIVSEP_BYTES + 1, 4, socket.MSG_CMSG_CLOEXEC)
+            body, fds, flags = _receive_with_fds(self.sock)
         except ConnectionResetError:
             return None
         fd = _only_one(fds)
@@ -205,6 +206,20 @@ class Channel(Generic[S, R]):
             if fd is not None:
                 os.close(fd)
             raise
+
+
+def _receive_with_fds(sock: socket.socket) -> tuple[bytes, list[int], int]:
+    """Return a packet, its descriptors (close-on-exec) and its flags.
+
+    Not socket.recv_fds: it takes flags and drops them, so that descriptors would leak into programs we run.
+    """
+    room = socket.CMSG_LEN(4 * array.array("i").itemsize)
+    body, ancillary, flags, _ = sock.recvmsg(MAX_PRIVSEP_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return body, list(fds), flags
 
 
 def _only_one(fds: list[int]) -> int | None:

@@ -8,6 +8,7 @@ The signature is checked before any claim is looked at.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -89,7 +90,8 @@ def verify(token: str, keys: Mapping[str, PublicKey], *, audience: str, now: flo
 def check_times(issued: float, expires: float, *, now: float) -> None:
     """Raise RefusedError(COMMAND_STALE) unless issued-skew <= now <= min(expires, issued+skew)."""
     skew = now - issued
-    if abs(skew) > COMMAND_MAX_SKEW_S or now > expires + COMMAND_MAX_SKEW_S:
+    # said positively: a comparison with NaN is false, whichever it is
+    if not (abs(skew) <= COMMAND_MAX_SKEW_S and now <= expires + COMMAND_MAX_SKEW_S < math.inf):
         raise RefusedError(
             Code.COMMAND_STALE,
             f"The start command is {skew:+.0f} s from this endpoint's clock; "
