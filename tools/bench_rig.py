@@ -89,7 +89,7 @@ def rig(kinds: list[str]) -> Iterator[Rig]:
         made = Rig(corner, relay)
         try:
             for kind in kinds:
-                directory = write_directory(corner.root / f"{kind}-etc", "site", multi_user=True, heartbeat_s=30)
+                directory = write_directory(corner.root / f"{kind}-etc", "site", heartbeat_s=30)
                 endpoint = Endpoint(kind, corner, directory, relay.client(f"{kind}-site"))
                 endpoint.start()
                 made.sides.append(Side(kind, made, endpoint, start_sdk(corner, kind, made.tokens)))

@@ -48,7 +48,7 @@ def endpoint_of(corner: Corner, relay: Relay) -> Iterator[Callable[[str], Endpoi
 
     def get(which: str) -> Endpoint:
         if which not in running:
-            directory = write_directory(corner.root / f"{which}-etc", "site", multi_user=True)
+            directory = write_directory(corner.root / f"{which}-etc", "site")
             endpoint = Endpoint(which, corner, directory, relay.client(f"{which}-site"))
             endpoint.start()
             running[which] = endpoint

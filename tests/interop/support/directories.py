@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,19 +88,19 @@ class Directory:
         return self.path / "user_config_template.yaml.j2"
 
 
-def write_directory(
-    parent: Path, name: str, *, multi_user: bool, heartbeat_s: int = 5, more: str = ""
-) -> Directory:
-    """Write all files of an endpoint that serves @example.org identities (multi-user) or its owner."""
+def write_directory(parent: Path, name: str, *, owner: str = "root", heartbeat_s: int = 5) -> Directory:
+    """Write all files of an endpoint. Root's serves the @example.org identities, another's only its owner."""
     directory = Directory(parent, name)
     directory.path.mkdir(parents=True)
     mapping = directory.path / "identity_mapping_config.json"
-    config = CONFIG.format(name=name, heartbeat_s=heartbeat_s) + more
-    if multi_user:
+    config = CONFIG.format(name=name, heartbeat_s=heartbeat_s)
+    if owner == "root":
         mapping.write_text(json.dumps(MAPPING))
         config += PRIVILEGED.format(mapping=mapping)
     (directory.path / "config.yaml").write_text(config)
     directory.template.write_text(TEMPLATE)
     (directory.path / "user_config_schema.json").write_text(json.dumps(SCHEMA))
     (directory.path / "user_environment.yaml").write_text(ENVIRONMENT)
+    for path in (parent, directory.path, *directory.path.iterdir()):
+        shutil.chown(path, owner, owner)
     return directory
