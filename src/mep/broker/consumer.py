@@ -59,6 +59,11 @@ class Consumer:
         self._connection: Any = None
         self._consuming = asyncio.Event()
 
+    @property
+    def consuming(self) -> bool:
+        """Tell whether the broker delivers to us now."""
+        return self._consuming.is_set()
+
     async def wait_consuming(self) -> None:
         """Return once the broker has accepted the subscription."""
         await self._consuming.wait()
