@@ -1,0 +1,259 @@
+"""The user endpoint's memory of tasks that outlives it: an append-only file in the user's own directory.
+
+Made for network file systems: one writer, plain writes at a known offset, fsync, rename; no locks but one POSIX
+lock, no memory map, no database. A record is `<length><crc32>` and msgpack; a torn end is cut off on opening.
+
+`write` puts records into the kernel's hands: they survive a kill -9 of this process. `sync` puts them on disk:
+they survive the machine. Who calls when: see `ledger`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from mep.base.codes import Code
+from mep.base.errors import HostError
+
+log = logging.getLogger(__name__)
+
+_HEAD = struct.Struct("<II")
+_MAGIC = b"mep-journal-1\n"
+_COMPACT_ABOVE_BYTES = 1024 * 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Accepted(Struct, frozen=True, array_like=True, tag=1):
+    """A task that is ours now. The whole call, so that a next user endpoint can run it."""
+
+    task_id: str
+    function_id: str
+    buffer: str
+    resources: dict[str, object]
+    serializers: list[str]
+
+
+class Started(Struct, frozen=True, array_like=True, tag=2):
+    """The task was handed to a worker: it may have had effects from here on."""
+
+    task_id: str
+    at_s: float
+
+
+class Finished(Struct, frozen=True, array_like=True, tag=3):
+    """The task's result, as it goes to the broker."""
+
+    task_id: str
+    code: str
+    body: bytes
+
+
+class Forgotten(Struct, frozen=True, array_like=True, tag=4):
+    """The broker has these tasks' results. Their ids are kept for a while, to recognise a late redelivery."""
+
+    task_ids: list[str]
+
+
+Record = Accepted | Started | Finished | Forgotten
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Record).decode
+
+
+class Journal:
+    """An open journal. All methods raise HostError(JOURNAL_FULL) when the file system takes no more.
+
+    A failed write leaves the file as it was before it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = _take_lock(path + ".lock")
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._end = 0
+        self._dirty = False
+        self._places: dict[str, list[tuple[int, int]]] = {}  # where a live task's records are
+        self.last_sync_s = 0.0
+
+    def fds(self) -> list[int]:
+        """Return the descriptors that no worker may inherit."""
+        return [self._lock, self._fd]
+
+    @property
+    def dirty(self) -> bool:
+        """Tell whether something is written and not yet on disk."""
+        return self._dirty
+
+    def recover(self) -> Iterator[Record]:
+        """Yield every record, oldest first; cut off a torn end. Call once, before the first write."""
+        size = os.fstat(self._fd).st_size
+        if size < len(_MAGIC) or os.pread(self._fd, len(_MAGIC), 0) != _MAGIC:
+            if size >= len(_MAGIC):
+                os.replace(self.path, self.path + ".unreadable")
+                log.warning("journal: %s is not one of ours; set aside as %s.unreadable", self.path, self.path)
+                os.close(self._fd)
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._begin()
+            return
+        at = len(_MAGIC)
+        while at < size:
+            record, length = self._read(at, size)
+            if record is None:
+                log.warning("journal: %d bytes at the end are torn; cut off", size - at)
+                os.ftruncate(self._fd, at)
+                break
+            self._remember(record, at, length)
+            at += length
+            self._end = at
+            yield record
+        self._end = at
+
+    def write(self, *records: Record) -> None:
+        """Hand `records` to the kernel, all or none."""
+        if not records:
+            return
+        chunks, places, at = [], [], self._end
+        for record in records:
+            body = _encode(record)
+            chunks += [_HEAD.pack(len(body), zlib.crc32(body)), body]
+            places.append((record, at, _HEAD.size + len(body)))
+            at += _HEAD.size + len(body)
+        self._put(b"".join(chunks))
+        for record, where, length in places:
+            self._remember(record, where, length)
+
+    def sync(self) -> None:
+        """Put on disk what was written; compact when most of the file is history."""
+        started = time.monotonic()
+        try:
+            if self._end > _COMPACT_ABOVE_BYTES and self._end > 4 * self._live_bytes():
+                self._compact()
+            else:
+                os.fdatasync(self._fd)
+        except OSError as error:
+            raise _full(self.path, error) from None
+        self._dirty = False
+        self.last_sync_s = time.monotonic() - started
+
+    def close(self) -> None:
+        """Close without syncing. An empty journal stays: it is small."""
+        os.close(self._fd)
+        os.close(self._lock)
+
+    # ---- inside ----
+
+    def _begin(self) -> None:
+        self._end = 0
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise _full(self.path, error) from None
+        self._put(_MAGIC)
+
+    def _put(self, data: bytes) -> None:
+        view, at = memoryview(data), self._end
+        try:
+            while view:
+                done = os.pwrite(self._fd, view, at)
+                view, at = view[done:], at + done
+        except OSError as error:
+            try:
+                os.ftruncate(self._fd, self._end)
+            except OSError:
+                pass  # the torn end is recognised by its checksum
+            raise _full(self.path, error) from None
+        self._end, self._dirty = at, True
+
+    def _read(self, at: int, size: int) -> tuple[Record | None, int]:
+        head = os.pread(self._fd, _HEAD.size, at)
+        if len(head) < _HEAD.size:
+            return None, 0
+        length, checksum = _HEAD.unpack(head)
+        if length == 0 or at + _HEAD.size + length > size:
+            return None, 0
+        body = os.pread(self._fd, length, at + _HEAD.size)
+        if len(body) < length or zlib.crc32(body) != checksum:
+            return None, 0
+        try:
+            return _decode(body), _HEAD.size + length
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None, 0
+
+    def _remember(self, record: Record, at: int, length: int) -> None:
+        if isinstance(record, Forgotten):
+            for task_id in record.task_ids:
+                self._places.pop(task_id, None)
+        elif isinstance(record, Finished):
+            self._places[record.task_id] = [(at, length)]  # all that is needed from now on
+        else:
+            self._places.setdefault(record.task_id, []).append((at, length))
+
+    def _live_bytes(self) -> int:
+        return sum(length for places in self._places.values() for _, length in places)
+
+    def _compact(self) -> None:
+        """Copy what is live into a new file, which then takes the old one's name."""
+        path = self.path + ".new"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            moved: dict[str, list[tuple[int, int]]] = {}
+            at = os.write(fd, _MAGIC)
+            for task_id, places in self._places.items():
+                moved[task_id] = []
+                for where, length in places:
+                    _write_all(fd, os.pread(self._fd, length, where))
+                    moved[task_id].append((at, length))
+                    at += length
+            os.fsync(fd)
+            os.replace(path, self.path)
+            _sync_directory(os.path.dirname(self.path))
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd, self._end, self._places = fd, at, moved
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _take_lock(path: str) -> int:
+    """Hold the one lock: a second user endpoint of the same id must not write here too."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise HostError(
+                Code.ALREADY_RUNNING,
+                "Another process of this user endpoint is still at work.",
+                admin_text=f"{path} is locked by another process.",
+            ) from None
+        raise _full(path, error) from None
+    return fd
+
+
+def _full(path: str, error: OSError) -> HostError:
+    why = "is full" if error.errno in _FULL else f"cannot be written ({error.strerror})"
+    return HostError(Code.JOURNAL_FULL, f"The task journal {path} {why}.")

@@ -1,0 +1,207 @@
+"""The tasks of a user endpoint, from their delivery to the broker's confirm of their results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from mep.base.codes import Code
+from mep.base.errors import HostError, TaskError
+from mep.broker import Consumer, Delivery
+from mep.endpoint.intake import Unanswerable, read_task
+from mep.endpoint.journal import Journal
+from mep.endpoint.ledger import Ledger, Stage
+from mep.endpoint.links import Links
+from mep.endpoint.outbox import Outbox
+from mep.engines.base import Call, Engine, Outcome, failure
+
+log = logging.getLogger(__name__)
+
+#: Unacknowledged deliveries; enough that the broker never waits for an acknowledgement.
+_PREFETCH = 256
+#: Acknowledged and not finished: beyond this, what is waiting stays with the broker.
+_BACKLOG_TASKS = 1000
+_BACKLOG_CHARS = 64 * 1024 * 1024
+#: How often a task may be started with `retry_lost_tasks`: one that kills its endpoint must not go on for ever.
+_MOST_STARTS = 3
+
+
+class Tasks:
+    """Deliveries in, results out. `on_moved` hears each movement, `on_trouble` each change of `trouble`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        links: Links,
+        journal: Journal,
+        *,
+        uep_id: str,
+        allowed_functions: frozenset[str] | None,
+        retry_lost: bool,
+        on_moved: Callable[[], None],
+        on_trouble: Callable[[], None],
+    ) -> None:
+        self._engine, self._links = engine, links
+        self._uep_id, self._allowed = uep_id, allowed_functions
+        self._retry_lost = retry_lost
+        self._on_moved, self._on_trouble = on_moved, on_trouble
+        self._ledger = Ledger(journal, on_durable=self._acknowledge, on_full=self._on_full)
+        self._outbox = Outbox(links.results, links.results_route, self._on_confirmed)
+        self._consumer: Consumer | None = None
+        self._unacked: deque[Delivery] = deque()
+        self._backlog_tasks = max(_BACKLOG_TASKS, 4 * engine.workers)
+        self._stopping = False
+        self._quiet: asyncio.Future[None] | None = None
+        self.done = 0
+        self.refusal = ""  # why the broker does not give us the queue
+        self.trouble = ""  # for reports and `mep status`
+
+    @property
+    def outstanding(self) -> int:
+        """Return how many tasks are accepted and not answered."""
+        return self._ledger.outstanding
+
+    # ---- begin and end ----
+
+    def begin(self) -> None:
+        """Take up what an earlier user endpoint left, and consume."""
+        left = self._ledger.recover()
+        for outcome in left.results:
+            self._outbox.send(outcome)
+        for call, starts in left.running:
+            if self._retry_lost and starts < _MOST_STARTS:
+                self._engine.submit(call)
+            else:
+                self._send(lost(call.task_id, "The user endpoint died while the task ran."))
+        for call in left.waiting:
+            self._engine.submit(call)
+        if left.results or left.running or left.waiting:
+            log.info(
+                "journal: %d results to send, %d tasks to run, %d were running",
+                len(left.results),
+                len(left.waiting),
+                len(left.running),
+            )
+        self._consume()
+
+    async def wait_consuming(self) -> None:
+        """Return once the broker has accepted us as the queue's consumer."""
+        assert self._consumer is not None
+        await self._consumer.wait_consuming()
+
+    def stop_taking(self) -> None:
+        """Take no more tasks; what was delivered and not accepted goes back to the queue."""
+        self._stopping = True
+        if self._consumer is not None:
+            self._consumer.cancel()
+
+    async def wait_running(self, grace_s: float) -> None:
+        """Return when no task runs any more, or after `grace_s` seconds."""
+        if not self._ledger.in_stage(Stage.STARTED) or grace_s <= 0:
+            return
+        self._quiet = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._quiet], timeout=grace_s)
+
+    def lose_running(self, why: str) -> None:
+        """Answer for the tasks that ran until now, unless they are to be run again."""
+        if self._retry_lost:
+            return
+        for task_id in self._ledger.in_stage(Stage.STARTED):
+            self._send(lost(task_id, why))
+
+    def close(self) -> None:
+        """Close the journal; what is not confirmed stays in it."""
+        self._outbox.close()
+        self._ledger.close()
+
+    # ---- deliveries ----
+
+    def _consume(self) -> None:
+        self._consumer = self._links.consume(self._on_delivery, prefetch=_PREFETCH, on_refused=self._on_refused)
+
+    def _on_refused(self, why: str) -> None:
+        self.refusal = why
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        try:
+            read = read_task(delivery, self._allowed, self._uep_id)
+        except Unanswerable as error:
+            log.error("a message on the task queue was thrown away: %s", error)
+            consumer.reject(delivery)
+            return
+        self._on_moved()
+        known = self._ledger.stage(read.task_id)
+        if known is None:
+            self._take(read)
+        if self._consumer is not consumer:
+            return  # the journal became full: this delivery went back to the queue with its channel
+        self._unacked.append(delivery)
+        if self._ledger.settled():
+            self._acknowledge()
+
+    def _take(self, read: Call | Outcome) -> None:
+        """Make it ours. A journal that is full makes us hand everything back (see `_on_full`)."""
+        if isinstance(read, Outcome):
+            self._send(read)
+            return
+        try:
+            self._ledger.accept(read)
+        except HostError:
+            return
+        self._engine.submit(read)
+
+    def _acknowledge(self) -> None:
+        """Acknowledge all that was delivered, if it is safe and there is not too much waiting already."""
+        too_much = self._ledger.outstanding > self._backlog_tasks or self._ledger.backlog_chars > _BACKLOG_CHARS
+        if not self._unacked or self._consumer is None or too_much or self._ledger.full:
+            return
+        last = self._unacked[-1]
+        self._unacked.clear()
+        self._consumer.ack(last, multiple=True)
+
+    def _on_full(self, why: str) -> None:
+        """With no room for the journal nothing more is taken; what runs is still answered."""
+        self.trouble = f"{Code.JOURNAL_FULL.value}: {why}" if why else ""
+        if why and self._consumer is not None:
+            self._unacked.clear()
+            consumer, self._consumer = self._consumer, None
+            consumer.close()
+        elif not why and not self._stopping:
+            self._consume()
+        self._on_trouble()
+
+    # ---- from the engine, to the broker ----
+
+    def started(self, task_id: str) -> None:
+        """The engine hands the task to a worker."""
+        self._ledger.started(task_id)
+
+    def finished(self, outcome: Outcome) -> None:
+        """The engine has the task's outcome."""
+        if self._ledger.stage(outcome.task_id) in (Stage.ACCEPTED, Stage.STARTED):
+            self._send(outcome)
+
+    def _send(self, outcome: Outcome) -> None:
+        if outcome.code:
+            log.info("task %s failed: %s", outcome.task_id, outcome.code)
+        self._ledger.finished(outcome)
+        self._outbox.send(outcome)
+        if self._quiet is not None and not self._quiet.done() and not self._ledger.in_stage(Stage.STARTED):
+            self._quiet.set_result(None)
+
+    def _on_confirmed(self, task_id: str) -> None:
+        self.done += 1
+        self._on_moved()
+        self._ledger.forget(task_id)
+        if self._unacked and self._ledger.settled():
+            self._acknowledge()
+
+
+def lost(task_id: str, why: str) -> Outcome:
+    """Return the outcome of a task that had started and whose end nobody saw."""
+    text = TaskError(Code.TASK_LOST, f"{why} It may have had effects; it is not run again.").for_user()
+    return failure(task_id, Code.TASK_LOST.value, text)

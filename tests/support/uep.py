@@ -1,0 +1,268 @@
+"""A user endpoint for tests: its broker side as a relay would lay it out, and the process itself, forked."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pika
+
+from mep.base.ids import new_id
+from mep.base.secrets import Secret
+from mep.serialize.facade import Serializer
+from mep.wire import command, envelope
+from mep.wire.command import AmqpCreds, QueueInfo, StartArguments, StartCommand
+from mep.wire.launch import Launch
+from mep.wire.packing import pack
+from mep.wire.privsep import Channel, ChildToMonitor, Failed, MonitorToChild, Note, Ready, channel_pair
+from mep.wire.signing import body_digest
+
+_serializer = Serializer()
+
+
+def task_buffer(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return the packed call."""
+    return pack([_serializer.serialize(function)]) + _serializer.pack_arguments(args, kwargs)
+
+
+def value_of(result: envelope.Result) -> Any:
+    """Return what the function returned; AssertionError with the remote text if it failed."""
+    assert result.error_details is None, result.data
+    return _serializer.deserialize(result.data)
+
+
+@dataclass
+class Site:
+    """One user endpoint's queues on a broker, and the far side's connection to them."""
+
+    url: str
+    uep_id: str = field(default_factory=new_id)
+
+    def __post_init__(self) -> None:
+        self.connection = pika.BlockingConnection(pika.URLParameters(self.url))
+        self.channel = self.connection.channel()
+        for exchange in ("tasks", "results", "heartbeats"):
+            self.channel.exchange_declare(exchange, "topic", durable=True)
+        for queue, exchange in (
+            (f"{self.uep_id}.tasks", "tasks"),
+            ("results", "results"),
+            ("heartbeats", "heartbeats"),
+        ):
+            self.channel.queue_declare(queue, durable=True)
+            key = f"{self.uep_id}.{exchange}" if exchange == "tasks" else f"*.{exchange}"
+            self.channel.queue_bind(queue, exchange, key)
+        self.results: dict[str, list[envelope.Result]] = {}
+        self.reports: list[envelope.StatusReport] = []
+        self._consuming = False
+
+    def creds(self) -> AmqpCreds:
+        """Return what a relay would put into the start command."""
+
+        def info(exchange: str, queue: str) -> QueueInfo:
+            publish = {
+                "exchange": exchange,
+                "routing_key": f"{self.uep_id}.{exchange}",
+                "mandatory": True,
+                "properties": {"delivery_mode": 2},
+            }
+            return QueueInfo(
+                connection_url=Secret(self.url), exchange=exchange, queue=queue, queue_publish_kwargs=publish
+            )
+
+        return AmqpCreds(
+            endpoint_id=self.uep_id,
+            task_queue_info=info("tasks", f"{self.uep_id}.tasks"),
+            result_queue_info=info("results", "results"),
+            heartbeat_queue_info=info("heartbeats", "heartbeats"),
+        )
+
+    def submit(self, function: Callable[..., Any], *args: Any, headers: dict[str, Any] | None = None) -> str:
+        """Publish one task; return its id."""
+        return self.submit_buffer(task_buffer(function, *args), headers=headers)
+
+    def submit_buffer(self, buffer: str, *, headers: dict[str, Any] | None = None, task_id: str = "") -> str:
+        """Publish a packed call; `headers` replace the usual ones by name (None leaves one out)."""
+        task_id = task_id or new_id()
+        usual: dict[str, Any] = {envelope.HEADER_TASK: task_id, envelope.HEADER_FUNCTION: new_id()}
+        given = {name: value for name, value in {**usual, **(headers or {})}.items() if value is not None}
+        body = envelope.encode(envelope.Task(task_id=task_id, task_buffer=buffer))
+        self.publish(body, given)
+        return task_id
+
+    def publish(self, body: bytes, headers: dict[str, Any]) -> None:
+        """Publish any body to the task queue."""
+        properties = pika.BasicProperties(headers=headers, delivery_mode=2)
+        self.channel.basic_publish("tasks", f"{self.uep_id}.tasks", body, properties)
+
+    def queued(self) -> int:
+        """Return how many tasks wait in the queue."""
+        declared = self.channel.queue_declare(f"{self.uep_id}.tasks", durable=True, passive=True)
+        return int(declared.method.message_count)
+
+    def pump(self, until: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+        """Take results and reports until the condition holds."""
+        if not self._consuming:
+            self._consuming = True
+            self.channel.basic_consume("results", self._take)
+            self.channel.basic_consume("heartbeats", self._take)
+        end = time.monotonic() + timeout_s
+        while not until():
+            left = end - time.monotonic()
+            assert left > 0, f"not within {timeout_s} s: {what}"
+            self.connection.process_data_events(time_limit=min(left, 0.2))
+
+    def result(self, task_id: str, timeout_s: float = 20.0) -> envelope.Result:
+        """Wait for a task's (first) result."""
+        self.pump(lambda: task_id in self.results, f"result of {task_id}", timeout_s)
+        return self.results[task_id][0]
+
+    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 20.0) -> Any:
+        """Submit, wait, return the value."""
+        return value_of(self.result(self.submit(function, *args), timeout_s))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def _take(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        message = envelope.decode(body)
+        if isinstance(message, envelope.Result):
+            self.results.setdefault(message.task_id, []).append(message)
+        elif isinstance(message, envelope.StatusReport):
+            self.reports.append(message)
+        channel.basic_ack(method.delivery_tag)
+
+
+@contextmanager
+def site(url: str) -> Iterator[Site]:
+    """Lay out a user endpoint's queues."""
+    made = Site(url)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def payload_fd(creds: AmqpCreds, options: dict[str, Any]) -> tuple[int, str]:
+    """Return a memfd with a start command, and its digest."""
+    body = command.encode(
+        StartCommand(
+            command=command.START,
+            kwargs=StartArguments(name="uep", amqp_creds=creds, user_opts=options, user_runtime={}),
+            globus_effective_identity=new_id(),
+            globus_username="alice@example.org",
+            globus_identity_set=[],
+        )
+    )
+    fd = os.memfd_create("payload", os.MFD_CLOEXEC)
+    os.write(fd, body)
+    return fd, body_digest(body)
+
+
+class Running:
+    """A forked user endpoint, and the monitor's end of its socket."""
+
+    def __init__(self, pid: int, sock: socket.socket, state_dir: Path) -> None:
+        self.pid, self.state_dir = pid, state_dir
+        self._pidfd = os.pidfd_open(pid)
+        self.monitor: Channel[MonitorToChild, ChildToMonitor] = Channel(sock, ChildToMonitor)
+        self.notes: list[Note] = []
+        self.status: int | None = None
+
+    def hear(self, timeout_s: float = 20.0) -> Ready | Failed:
+        """Wait for Ready or Failed; notes are kept aside."""
+        self.monitor.sock.settimeout(timeout_s)
+        while True:
+            got = self.monitor.receive()
+            assert got is not None, f"the user endpoint ended without a word: {self.log()}"
+            if isinstance(got[0], Note):
+                self.notes.append(got[0])
+            elif isinstance(got[0], Ready | Failed):
+                return got[0]
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """Return its exit status (negative: killed by that signal)."""
+        if self.status is None:
+            ended, _, _ = select.select([self._pidfd], [], [], timeout_s)
+            assert ended, f"the user endpoint did not end within {timeout_s} s: {self.log()}"
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def log(self) -> str:
+        """Return what it logged so far."""
+        path = self.state_dir / "endpoint.log"
+        return path.read_text() if path.exists() else "(no log)"
+
+    def close(self) -> None:
+        """Make sure that it is gone."""
+        if self.status is None:
+            self.kill()
+            self.wait()
+        self.monitor.close()
+        os.close(self._pidfd)
+
+
+@contextmanager
+def user_endpoint(
+    place: Site,
+    state_dir: Path,
+    template: str,
+    *,
+    options: dict[str, Any] | None = None,
+    expect_ready: bool = True,
+    **launch: Any,
+) -> Iterator[Running]:
+    """Fork a user endpoint for `place`, as the monitor would after the drop (here: the same uid)."""
+    from mep.endpoint import boot
+
+    ours, theirs = channel_pair()
+    fd, digest = payload_fd(place.creds(), options or {})
+    given: dict[str, Any] = {
+        "endpoint_id": new_id(),
+        "endpoint_name": "test",
+        "uep_id": place.uep_id,
+        "request_id": new_id(),
+        "payload_fd": fd,
+        "payload_sha256": digest,
+        "monitor_fd": theirs.fileno(),
+        "template": template,
+        "template_source": "user_config_template.yaml.j2",
+        "schema": None,
+        "endpoint_config": {},
+        "user_name": "alice",
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "home": str(state_dir),
+        "state_dir": str(state_dir),
+        **launch,
+    }
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            os.close(place.connection._impl._transport._sock.fileno())
+            os._exit(boot.run(Launch(**given)))
+        finally:
+            os._exit(99)
+    theirs.close()
+    os.close(fd)
+    running = Running(pid, ours, state_dir)
+    try:
+        if expect_ready:
+            heard = running.hear()
+            assert isinstance(heard, Ready), heard
+        yield running
+    finally:
+        running.close()
