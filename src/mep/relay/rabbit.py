@@ -108,7 +108,7 @@ class PrivateRabbit:
         backoff = Backoff(0.2, 30.0)
         while True:
             assert self._node is not None
-            status = await self._node.ended
+            status = await asyncio.shield(self._node.ended)  # a cancelled keeper must not cancel the fact
             log.error("the broker node (pid %d) ended: %s; starting it again", self._node.pid, status)
             self._tell(up=False)
             self._node.kill_session()
