@@ -14,9 +14,8 @@ from interop.support.relay import ClientCredentials, Relay
 from interop.support.sdk import SdkError, SdkProcess, start_sdk
 
 ALICE, BOB = "alice@example.org", "bob@example.org"
-OWNER = "the owner's credentials"  # an identity without a token: the driver logs in with the client's id and secret
-    "the owner's credentials"  # an identity without a token: the driver takes the client's, from its environment
-)
+#: an identity without a token: the driver logs in with the client's id and secret from its environment
+OWNER = "the owner"
 
 
 @pytest.fixture(scope="module")
