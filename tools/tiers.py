@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,19 +20,23 @@ import sandbox
 
 @dataclass(frozen=True)
 class Tier:
-    """What a tier needs. `workers`: test processes side by side; one file's tests stay in one of them."""
+    """What a tier needs. `workers`: test processes side by side; one file's tests stay in one of them.
+
+    `shares_broker`: one RabbitMQ node serves all of them (a node takes 8 s of CPU to start).
+    """
 
     what: str
     needs_root: bool = False
     needs_apt: bool = False
     needs_stock: bool = False
+    shares_broker: bool = False
     workers: int = 1
 
 
 TIERS = {
     "unit": Tier("no root, no network", workers=2),
     "architecture": Tier("linters, types, contracts, sizes"),
-    "integration": Tier("a real broker, real children", needs_apt=True, workers=2),
+    "integration": Tier("a real broker, real children", needs_apt=True, workers=2, shares_broker=True),
     "system": Tier("real users in a private mount namespace", needs_root=True, needs_apt=True),
     "interop": Tier("the stock packages as peers", needs_root=True, needs_apt=True, needs_stock=True),
 }
@@ -107,7 +113,8 @@ def _run_tier(environment: devenv.Environment, name: str, options: Options, *, s
         command += ["-n", str(tier.workers), "--dist", "loadfile"] if tier.workers > 1 else []
         command += ["-k", options.expression] if options.expression else []
         command += ["-x"] if options.stop_early else []
-        status = _run(environment, command, in_sandbox=tier.needs_root)
+        with _broker(environment) if tier.shares_broker else nullcontext({}) as variables:
+            status = _run(environment, command, variables, in_sandbox=tier.needs_root)
         outcome = _read(name, report)
     outcome.seconds = time.monotonic() - started
     total = outcome.passed + outcome.failed + outcome.skipped
@@ -120,10 +127,27 @@ def _run_tier(environment: devenv.Environment, name: str, options: Options, *, s
     return outcome
 
 
-def _run(environment: devenv.Environment, command: list[str], *, in_sandbox: bool) -> int:
+def _run(
+    environment: devenv.Environment, command: list[str], variables: dict[str, str], *, in_sandbox: bool
+) -> int:
     if in_sandbox:
         return environment.run_in_sandbox(command)
-    return subprocess.run(command, cwd=environment.root, env=environment.variables(), check=False).returncode
+    env = environment.variables() | variables
+    return subprocess.run(command, cwd=environment.root, env=env, check=False).returncode
+
+
+@contextmanager
+def _broker(environment: devenv.Environment) -> Iterator[dict[str, str]]:
+    """Run one RabbitMQ node; yield the variables that tell the tests of it. Without one, each worker says so."""
+    node = [str(environment.python), str(environment.root / "tests" / "support" / "brokernode.py")]
+    with tempfile.TemporaryDirectory(prefix="mep-broker-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        with subprocess.Popen(
+            [*node, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment.variables()
+        ) as running:
+            assert running.stdout is not None
+            line = running.stdout.readline()
+            urls = json.loads(line) if line else {}
+            yield {"MEP_TEST_BROKER": urls["amqp"], "MEP_TEST_BROKER_API": urls["management"]} if urls else {}
 
 
 def _read(name: str, report: Path) -> Outcome:
