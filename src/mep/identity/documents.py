@@ -29,7 +29,7 @@ Identity = Mapping[str, Any]
 class ProgramRunner(Protocol):
     """Runs a mapping program and returns its standard output for `stdin`, within limits of time and size.
 
-    Raises RefusedError(MAPPING_TIMEOUT | MAPPING_FAILED) if it does not end in time and with status 0.
+    Raises MAPPING_TIMEOUT or MAPPING_FAILED (a MepError) if it does not end in time and with status 0.
     """
 
     def __call__(self, argv: Sequence[str], stdin: bytes) -> bytes: ...
