@@ -267,11 +267,10 @@ class BrokerConnection:
 
 
 def _root_cause(error: BaseException | str) -> BaseException | str:
-    """pika wraps what happened in AMQPConnectionError and lists of it; return the innermost."""
+    """pika wraps what happened, some layers deep: in `exceptions`, `exception` or `args`; return the innermost."""
     while isinstance(error, BaseException):
-        inner: object = error.args[0] if error.args else None
-        if exceptions := getattr(error, "exceptions", None):
-            inner = exceptions[-1]
+        several = getattr(error, "exceptions", None)
+        inner = several[-1] if several else getattr(error, "exception", None) or next(iter(error.args), None)
         if not isinstance(inner, BaseException):
             return error
         error = inner
@@ -279,5 +278,5 @@ def _root_cause(error: BaseException | str) -> BaseException | str:
 
 
 def _text_of(error: BaseException | str) -> str:
-    text = getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error)
-    return f"{type(error).__name__}: {text}"[:300] if isinstance(error, BaseException) else text[:300]
+    text = getattr(error, "reply_text", "") or getattr(error, "strerror", "")
+    return (text or f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error)[:300]

@@ -190,8 +190,8 @@ class RelayBroker:
     def consume_results(self, on_batch: OnBatch) -> BatchConsumer:
         """Give `on_batch` all results that have arrived, together; they are acknowledged when it returns.
 
-        One call at a time: what arrives meanwhile is the next batch. If it raises, the batch is given again, slower
-        and slower; one message that fails while others succeed goes to the queue `rejected`.
+        One call at a time: what arrives meanwhile is the next batch. If it raises, the batch is given again,
+        slower and slower; a message that fails while others succeed goes to the queue `rejected`.
         """
         return self._consume(topology.RESULTS_QUEUE, on_batch)
 
@@ -210,8 +210,8 @@ class RelayBroker:
         return BatchConsumer(self._connection, queue, on_deliveries, prefetch=_PREFETCH)
 
     async def _prepare(self, channel: Channel) -> None:
-        """Declare what is shared, on each new connection, before anything is sent or consumed on it: the broker may
-        have lost its data."""
+        """Declare what is shared, on each new connection, before anything is sent or consumed on it: the broker
+        may have lost its data."""
         self._declared.clear()
         self._channel = channel
         for exchange in topology.EXCHANGES:
@@ -252,8 +252,8 @@ class RelayBroker:
         queue: str,
         ensure: Callable[[], Awaitable[None]],
     ) -> None:
-        """Send all; where the queue has vanished since it was declared (a new broker, a deletion), declare it again
-        and send once more what was returned."""
+        """Send all; where the queue has vanished since it was declared (a new broker, a deletion), declare it
+        again and send once more what was returned."""
         await ensure()
         returned = await _send_all(publisher, messages)
         if returned:
@@ -274,7 +274,7 @@ class _Message:
 
 
 async def _send_all(publisher: Publisher, messages: Sequence[_Message]) -> list[_Message]:
-    """Send all at once; return those that the broker returned. Raises what else went wrong, after all have ended."""
+    """Send all at once; return those that the broker returned. What else went wrong is raised at the end."""
     sent = [
         publisher.publish(m.exchange, m.routing_key, m.body, headers=m.headers, properties=m.properties)
         for m in messages

@@ -24,8 +24,10 @@ class BrokerAddress:
 
     @classmethod
     def of_url(cls, broker_url: str, *, management_url: str = "", client_host: str = "") -> BrokerAddress:
-        """Return the address of an existing broker. Without a management URL: the same host, user and password, the
-        usual port (15672, with TLS 15671). InputError(CONFIG_INVALID) for a URL that cannot be one."""
+        """Return the address of an existing broker; InputError(CONFIG_INVALID) for a URL that cannot be one.
+
+        Without a management URL: the same host, user and password, and the usual port (15672, with TLS 15671).
+        """
         parts = urlsplit(broker_url)
         if parts.scheme not in _MANAGEMENT_PORTS or not parts.hostname:
             raise InputError(

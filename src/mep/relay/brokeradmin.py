@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -21,6 +21,7 @@ import urllib3
 from mep.base.codes import Code
 from mep.base.errors import ServiceError
 from mep.base.secrets import Secret
+from mep.relay import topology
 from mep.relay.brokeraddress import BrokerAddress
 from mep.relay.topology import Grants
 
@@ -53,28 +54,21 @@ class BrokerAdmin:
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="broker-admin")
 
     async def ensure_user(self, grants: Grants, password: Secret) -> None:
-        """Make the user, or set its password and grants; its open connections live on."""
-        await self.ensure_users([(grants, password)])
+        """Make the user, or set its password and grants; its open connections live on.
+
+        Three or four requests on one connection, in one hop to a thread: 5 ms. The one request that could do it
+        all (`POST /api/definitions`) takes 15 ms, and pays off from some five users on.
+        """
+        await self._run(self._ensure_user_now, grants, password)
 
     async def ensure_users(self, users: Iterable[tuple[Grants, Secret]]) -> None:
-        """Make any number of users in one round trip."""
+        """Make any number of users in one round trip (15 ms, and 1 ms for each)."""
         definitions: dict[str, list[dict[str, Any]]] = {"users": [], "permissions": [], "topic_permissions": []}
         for grants, password in users:
             who = {"user": grants.user, "vhost": self._vhost}
-            definitions["users"].append(
-                {
-                    "name": grants.user,
-                    "password_hash": password_hash(password),
-                    "hashing_algorithm": "rabbit_password_hashing_sha256",
-                    "tags": [],
-                    "limits": {},
-                }
-            )
-            definitions["permissions"].append(
-                {**who, "configure": grants.configure, "write": grants.write, "read": grants.read}
-            )
-            for exchange, keys in grants.topics.items():
-                definitions["topic_permissions"].append({**who, "exchange": exchange, "write": keys, "read": "^$"})
+            definitions["users"].append({"name": grants.user, **_account(password), "limits": {}})
+            definitions["topic_permissions"] += [{**who, **topic} for topic in _topics(grants)]
+            definitions["permissions"].append({**who, **_permissions(grants)})
         await self._call("POST", "/definitions", definitions)
 
     async def delete_user(self, user: str) -> bool:
@@ -110,12 +104,22 @@ class BrokerAdmin:
     def _in_vhost(self, name: str) -> str:
         return f"{quote(self._vhost, safe='')}/{quote(name, safe='')}"
 
+    def _ensure_user_now(self, grants: Grants, password: Secret) -> None:
+        user, vhost = quote(grants.user, safe=""), quote(self._vhost, safe="")
+        self._call_now("PUT", f"/users/{user}", _account(password))
+        # before the permission to write: at no moment may it write more than in the end
+        for topic in _topics(grants):
+            self._call_now("PUT", f"/topic-permissions/{vhost}/{user}", topic)
+        self._call_now("PUT", f"/permissions/{vhost}/{user}", _permissions(grants))
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
     async def _call(self, method: str, path: str, body: Any = None, *, missing_ok: bool = False) -> Any:
         """Return the decoded answer ({} for an empty one; None for a 404 with `missing_ok`)."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._call_now, method, path, body, missing_ok)
+        return await self._run(self._call_now, method, path, body, missing_ok)
 
-    def _call_now(self, method: str, path: str, body: Any, missing_ok: bool) -> Any:  # noqa: FBT001 - positional for the executor
+    def _call_now(self, method: str, path: str, body: Any = None, missing_ok: bool = False) -> Any:  # noqa: FBT001, FBT002
         data = None if body is None else json.dumps(body)
         try:
             answer = self._pool.urlopen(method, self._base + path, body=data, headers=self._headers)
@@ -131,9 +135,27 @@ class BrokerAdmin:
             raise ServiceError(
                 Code.BROKER_REFUSED,
                 "The broker refused an administrative request.",
-                admin_text=f"{method} {self._base}{path}: {answer.status} {answer.data[:300].decode(errors='replace')}",
+                admin_text=f"{method} {self._base}{path}: {answer.status} {answer.data[:300]!r}",
             )
         return json.loads(answer.data) if answer.data else {}
+
+
+def _account(password: Secret) -> dict[str, Any]:
+    return {
+        "password_hash": password_hash(password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": "",
+    }
+
+
+def _permissions(grants: Grants) -> dict[str, str]:
+    return {"configure": grants.configure, "write": grants.write, "read": grants.read}
+
+
+def _topics(grants: Grants) -> list[dict[str, str]]:
+    return [
+        {"exchange": exchange, "write": keys, "read": topology.NOTHING} for exchange, keys in grants.topics.items()
+    ]
 
 
 def password_hash(password: Secret) -> str:

@@ -56,7 +56,7 @@ class Child:
         await self.ended
 
     def kill_session(self) -> None:
-        """SIGKILL to all of its group. Safe after its end too: a group's id is not used again while it has members."""
+        """SIGKILL to all of its group. Safe after its end: a group's id is not used again while it has members."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
