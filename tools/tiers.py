@@ -10,7 +10,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def _run_tier(environment: devenv.Environment, name: str, options: Options, *, s
         command += ["-n", str(tier.workers), "--dist", "loadfile"] if tier.workers > 1 else []
         command += ["-k", options.expression] if options.expression else []
         command += ["-x"] if options.stop_early else []
-        with _broker(environment) if tier.shares_broker else nullcontext({}) as variables:
+        with _broker(environment, tier) as variables:
             status = _run(environment, command, variables, in_sandbox=tier.needs_root)
         outcome = _read(name, report)
     outcome.seconds = time.monotonic() - started
@@ -137,17 +137,24 @@ def _run(
 
 
 @contextmanager
-def _broker(environment: devenv.Environment) -> Iterator[dict[str, str]]:
-    """Run one RabbitMQ node; yield the variables that tell the tests of it. Without one, each worker says so."""
+def _broker(environment: devenv.Environment, tier: Tier) -> Iterator[dict[str, str]]:
+    """Run the tier's shared RabbitMQ node; yield the variables that tell the tests of it.
+
+    Where no node can start, there are none, and each test says so for itself.
+    """
+    if not tier.shares_broker:
+        yield {}
+        return
     node = [str(environment.python), str(environment.root / "tests" / "support" / "brokernode.py")]
-    with tempfile.TemporaryDirectory(prefix="mep-broker-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
-        with subprocess.Popen(
-            [*node, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment.variables()
-        ) as running:
-            assert running.stdout is not None
-            line = running.stdout.readline()
-            urls = json.loads(line) if line else {}
-            yield {"MEP_TEST_BROKER": urls["amqp"], "MEP_TEST_BROKER_API": urls["management"]} if urls else {}
+    env = environment.variables()
+    with (
+        tempfile.TemporaryDirectory(prefix="mep-broker-", dir="/var/tmp", ignore_cleanup_errors=True) as folder,
+        subprocess.Popen([*node, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as running,
+    ):
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        urls = json.loads(line) if line else {}
+        yield {"MEP_TEST_BROKER": urls["amqp"], "MEP_TEST_BROKER_API": urls["management"]} if urls else {}
 
 
 def _read(name: str, report: Path) -> Outcome:
