@@ -18,6 +18,11 @@ from interop.support.sdk import SdkProcess, start_sdk
 IDENTITIES = ("alice@example.org", "bob@example.org", STRANGER)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left() -> None:
+    """Daemons live as long as the tier here, and restart within tests; the corner ends all of them."""
+
+
 @pytest.fixture(scope="session")
 def corner() -> Iterator[Corner]:
     """Where all of this tier lives; skips (in CI: fails) where it cannot be."""
