@@ -1,0 +1,183 @@
+"""One cgroup (version 2) per user endpoint: whoever is in it can be killed, all of them, at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from mep.base.codes import Code
+from mep.base.errors import HostError
+from mep.priv import clone
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def find_base() -> Path | None:
+    """Return the directory of this process's own cgroup, or None without cgroup v2 or without `cgroup.kill`.
+
+    Under systemd that is the unit's delegated subtree; a hybrid machine has v2 beside v1 and serves as well.
+    Privilege: none.
+    """
+    mount = _unified_mount(Path("/proc/self/mountinfo").read_text())
+    own = _own_path(Path("/proc/self/cgroup").read_text())
+    if mount is None or own is None:
+        return None
+    base = mount / own.lstrip("/")
+    return base if base.is_dir() else None
+
+
+def _unified_mount(mountinfo: str) -> Path | None:
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if right.split(" ", 1)[0] == "cgroup2":
+            return Path(_OCTAL.sub(lambda m: chr(int(m[1], 8)), left.split(" ")[4]))
+    return None
+
+
+def _own_path(cgroups: str) -> str | None:
+    for line in cgroups.splitlines():
+        if line.startswith("0::"):
+            path = line[3:]
+            return None if path.startswith("/..") else path
+    return None
+
+
+class Cgroup:
+    """One directory of the cgroup tree. `fd` is what a child is cloned into."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the cgroup if need be. OSError as the kernel says. Privilege: write access to the parent."""
+        self.path = path
+        try:
+            path.mkdir()
+        except FileExistsError:
+            pass
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def kill(self) -> None:
+        """Kill every process in it and below, at once. Privilege: write access."""
+        _write(self.fd, "cgroup.kill", "1")
+
+    def is_empty(self) -> bool:
+        """Tell whether no process is left in it and below. Privilege: none."""
+        return "populated 0" in _read(self.fd, "cgroup.events")
+
+    def open_events(self) -> int:
+        """Return an fd that polls POLLPRI when the cgroup becomes empty (or not). Privilege: none."""
+        return os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+
+    def oom_kills(self) -> int:
+        """Return how many processes the memory limit killed; 0 where nobody counts. Privilege: none."""
+        for line in _read(self.fd, "memory.events").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+        return 0
+
+    def limit(self, name: str, value: str) -> bool:
+        """Set a controller's file, as `memory.max`; False where that controller is not delegated to us.
+
+        Privilege: write access.
+        """
+        try:
+            _write(self.fd, name, value)
+        except OSError:
+            return False
+        return True
+
+    def remove(self) -> bool:
+        """Remove the empty cgroup and what its processes made below; False if one lives. Privilege: write."""
+        os.close(self.fd)
+        self.fd = -1
+        return remove_tree(self.path)
+
+
+def remove_tree(path: Path) -> bool:
+    """Remove `path` and the cgroups below, deepest first; False if one is not empty. Privilege: write access."""
+    for directory, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
+
+
+def kill_tree(path: Path) -> None:
+    """Kill every process in `path` and below, if it exists. Privilege: write access."""
+    try:
+        (path / "cgroup.kill").write_text("1")
+    except OSError:
+        pass
+
+
+class Tree:
+    """The cgroups of one endpoint: `root`, with one `uep-<id>` per user endpoint and one for the gate."""
+
+    def __init__(self, base: Path, label: str, unique: str) -> None:
+        """`unique` tells two endpoints of one name apart: any text that is this endpoint's alone."""
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:60]
+        digest = hashlib.sha256(unique.encode()).hexdigest()[:8]
+        self.root = base / f"mep-{safe}-{digest}"
+
+    def make(self, name: str) -> Cgroup:
+        """Make the cgroup `name`; HostError(SPAWN_FAILED) if the kernel refuses. Privilege: write access."""
+        try:
+            return Cgroup(self.root / name)
+        except OSError as error:
+            raise HostError(
+                Code.SPAWN_FAILED,
+                "The endpoint could not make a container for your processes.",
+                admin_text=f"Cannot make the cgroup {self.root / name}: {error}.",
+            ) from None
+
+    def usable(self) -> bool:
+        """Try it: make a cgroup, clone a child into it, kill and remove. Privilege: none needed to ask."""
+        try:
+            self.root.mkdir(exist_ok=True)
+            probe = Cgroup(self.root / "probe")
+            child = clone.spawn(lambda: 0, cgroup_fd=probe.fd)
+        except OSError:
+            self.remove()
+            return False
+        clone.reap(child.pidfd, block=True)
+        os.close(child.pidfd)
+        try:
+            probe.kill()
+        except OSError:
+            return False
+        finally:
+            probe.remove()
+        return True
+
+    def sweep(self) -> int:
+        """Kill what a killed predecessor left below `root`; return how many cgroups it had. Privilege: write."""
+        if not self.root.is_dir():
+            return 0
+        left = sum(1 for entry in self.root.iterdir() if entry.is_dir())
+        kill_tree(self.root)
+        return left
+
+    def remove(self) -> bool:
+        """Remove the whole empty tree; False if something lives in it. Privilege: write access."""
+        return remove_tree(self.root)
+
+
+def _read(directory_fd: int, name: str) -> str:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return ""
+    with os.fdopen(fd) as file:
+        return file.read()
+
+
+def _write(directory_fd: int, name: str, value: str) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,78 @@
+"""The guard: a tiny process that outlives the monitor by a moment, to kill what the monitor can no longer kill."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+import setproctitle
+
+from mep.base.exits import Exit
+from mep.priv import cgroup, clone, fds
+
+_GATE_GOODBYE_S = 1.0  # the gate tells the relay what happened; then it ends, willing or not
+_SWEEP_S = 5.0
+
+
+def start(tree: cgroup.Tree, *, label: str) -> clone.Child:
+    """Fork the guard of this process. Privilege: write access to the tree's cgroups.
+
+    It waits for the end of its parent (by pidfd, no polling), kills every `uep-*` below `tree`, then the rest
+    of the tree, removes it, and exits. Nothing but SIGKILL stops it.
+    """
+    pidfd = os.pidfd_open(os.getpid())
+    parent = os.getpid()
+    try:
+        return clone.spawn(lambda: _guard(pidfd, parent, tree.root, label))
+    finally:
+        os.close(pidfd)
+
+
+def _guard(pidfd: int, parent: int, root: Path, label: str) -> int:
+    """Wait and kill. Privilege: as `start`."""
+    setproctitle.setproctitle(f"mep guard: {label}")
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.chdir("/")
+    os.setsid()
+    fds.null_standard_streams()
+    fds.close_all_except([0, 1, 2, pidfd])
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if os.getppid() == parent:
+        poll.poll()
+    for child in _children(root):
+        if child.name.startswith("uep-"):
+            cgroup.kill_tree(child)
+    _wait_empty(root, _GATE_GOODBYE_S)
+    cgroup.kill_tree(root)
+    _wait_empty(root, _SWEEP_S)
+    cgroup.remove_tree(root)
+    return Exit.OK
+
+
+def _children(root: Path) -> list[Path]:
+    try:
+        return [entry for entry in root.iterdir() if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _wait_empty(root: Path, most_s: float) -> None:
+    """Return when nobody lives below `root`, or after `most_s`. Privilege: none."""
+    try:
+        events = open(root / "cgroup.events", encoding="ascii")  # noqa: SIM115 - closed by the with below
+    except OSError:
+        return
+    with events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI | select.POLLERR)
+        until = time.monotonic() + most_s
+        while "populated 1" in events.read():
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            poll.poll(left_s * 1000)
+            events.seek(0)

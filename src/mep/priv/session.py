@@ -1,0 +1,93 @@
+"""The session process: stands between monitor and user process where the monitor cannot hold the latter directly.
+
+It is the child-subreaper of everything the user process starts, so that what escapes by double fork comes back to
+it and is killed: the fallback where there is no cgroup v2. It ends when the user process ends, or when the monitor
+lets go of the leash (or dies), and only after all the others are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+from collections.abc import Callable
+
+import pyprctl
+
+from mep.priv import clone, fds
+
+
+def hold(run: Callable[[], int], *, leash_fd: int, on_spawned: Callable[[int], None]) -> int:
+    """Fork `run`, wait for its end or for the leash to be let go, kill all that is left; never fails half-way.
+
+    Ends this process in the way the child ended. `on_spawned` hears the child's pid. Privilege: that of the
+    processes to kill (root, or the same user).
+    """
+    pyprctl.set_child_subreaper(True)
+    child = clone.spawn(run)
+    on_spawned(child.pid)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    fds.close_all_except([0, 1, 2, leash_fd, child.pidfd])
+    poll = select.poll()
+    poll.register(child.pidfd, select.POLLIN)
+    poll.register(leash_fd, select.POLLHUP)
+    poll.poll()
+    ended = clone.reap(child.pidfd)
+    if ended is None:
+        clone.kill(child.pidfd)
+        ended = clone.reap(child.pidfd, block=True)
+    sweep()
+    assert ended is not None
+    return end_as(ended)
+
+
+def sweep() -> None:
+    """Kill and reap every descendant of this process, also those that come back to it. Privilege: see `hold`."""
+    while True:
+        for pid in descendants(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        try:
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Return the pids of all living descendants, from one look at /proc. Privilege: none."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            parent = _parent_of(int(name))
+            if parent is not None:
+                children.setdefault(parent, []).append(int(name))
+    found: list[int] = []
+    todo = list(children.get(ancestor, ()))
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo.extend(children.get(pid, ()))
+    return found
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def end_as(ended: clone.Ended) -> int:
+    """End as another process did: die by the same signal, or return its status. Privilege: none."""
+    if ended.signal:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), ended.signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [ended.signal])
+        return 128 + ended.signal
+    return ended.status
