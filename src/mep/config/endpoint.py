@@ -113,7 +113,7 @@ class EndpointConfig(Settings):
     mu_child_ep_grace_period_s: float = setting(
         30.0,
         "Stock setting.",
-        section="Accepted for the sake of existing folders",
+        section="Stock settings",
         ignored="a start request that arrives while a user endpoint ends is kept until it has ended",
     )
     environment: str | None = setting(None, "Stock setting; `local` means the relay at http://localhost:5000.")
