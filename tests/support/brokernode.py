@@ -1,4 +1,4 @@
-"""Run a private RabbitMQ node until stdin ends: `python brokernode.py DIR`. Prints its URLs, as JSON, when ready."""
+"""Run a private RabbitMQ node until stdin ends: `python brokernode.py DIR`. Prints its URLs as JSON when ready."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ _PORT_RANGE = range(20_000, 32_000)
 
 _MISSING = (
     "RabbitMQ is not installed: the relay found no {what}. Install it"
-    " (Debian, Ubuntu: `apt install rabbitmq-server`; Fedora: `dnf install rabbitmq-server`; other Enterprise Linux: packages `erlang` and `rabbitmq-server` from"
-    " RabbitMQ's own repository), or use a broker you have with --broker-url."
+    " (Debian, Ubuntu: `apt install rabbitmq-server`; Fedora: `dnf install rabbitmq-server`;"
+    " other Enterprise Linux: packages `erlang` and `rabbitmq-server` from RabbitMQ's own repository),"
+    " or use a broker you have with --broker-url."
 )
 
 
