@@ -1,1 +1,1 @@
-"""What a researcher imports."""
+"""The client: functions, submits, futures, login. What people use is at the top: `from mep import Executor`."""

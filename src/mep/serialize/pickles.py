@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import io
 import pickle
+import types
 from typing import Any, Final
 
 import dill
@@ -12,6 +13,7 @@ import dill
 from mep.serialize.stock_names import ours_for, stock_name_of
 
 _LINE: Final = 76  # characters in a line of MIME base64
+_NAMED: Final = (type, types.FunctionType)  # what a pickle refers to by name
 
 
 class _NotPlain(Exception):
@@ -31,12 +33,12 @@ class _StockNamePickler(dill.Pickler):  # type: ignore[misc] # dill has no types
     __module__ = dill.Pickler.__module__  # dill asks this name whether it deals with a pickler of its own
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is type and stock_name_of(obj) is not None:
+        if type(obj) in _NAMED and stock_name_of(obj) is not None:
             return obj.__name__  # "a global": goes to save_global
         return NotImplemented
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
-        stock = stock_name_of(obj) if type(obj) is type else None
+        stock = stock_name_of(obj) if type(obj) in _NAMED else None
         if stock is None:
             super().save_global(obj, name)
             return

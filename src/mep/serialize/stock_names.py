@@ -1,4 +1,4 @@
-"""The names under which stock clients and endpoints know classes of ours.
+"""The names under which stock clients and endpoints know classes and functions of ours.
 
 A pickled instance names its class by import path. Ours travel under the stock path, so that a stock peer can load
 them; a stock path that arrives gives our class, so that nothing of the stock package need be installed.
@@ -35,6 +35,7 @@ _OUTGOING: Final[dict[tuple[str, str], tuple[str, str]]] = {
     (_SHELL, "ShellResult"): (f"{_PACKAGE}.sdk.shell_function", "ShellResult"),
     (_SHELL, "MPIFunction"): (f"{_PACKAGE}.sdk.mpi_function", "MPIFunction"),
     (_SHELL, "BashFunction"): (f"{_PACKAGE}.sdk.shell_function", "ShellFunction"),
+    ("mep.serialize.hardware", "hardware_report"): (f"{_PACKAGE}.sdk.hardware_report", "run_hardware_report"),
 }
 
 
@@ -44,6 +45,6 @@ def ours_for(module: str, name: str) -> Any | None:
     return None if target is None else getattr(importlib.import_module(target[0]), target[1])
 
 
-def stock_name_of(cls: type) -> tuple[str, str] | None:
-    """Return the stock (module, name) under which a class of ours travels, or None if it has none."""
-    return _OUTGOING.get((cls.__module__, cls.__qualname__))
+def stock_name_of(obj: Any) -> tuple[str, str] | None:
+    """Return the stock (module, name) under which a class or function of ours travels, or None if it has none."""
+    return _OUTGOING.get((obj.__module__, obj.__qualname__))

@@ -1,0 +1,153 @@
+"""Asking the relay for results over HTTP: while the broker is away, and now and then when it is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from mep.base.errors import MepError
+from mep.broker.backoff import Backoff
+from mep.sdk.client import Client
+from mep.sdk.errors import ComputeAPIError
+from mep.sdk.outcome import Outcome, of_document
+from mep.sdk.pending import Pending
+from mep.serialize import Serializer
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_AWAY_FIRST_S: Final = 2.0
+_AWAY_MOST_S: Final = 15.0
+_QUIET_FIRST_S: Final = 60.0
+_QUIET_MOST_S: Final = 600.0
+_MISSING_MOST: Final = 3  # answers in a row that do not know a task: then it is gone
+
+
+class Asking:
+    """Runs on the result stream's loop. Waits on events; asks only when nothing was heard for a while."""
+
+    def __init__(
+        self,
+        client: Client,
+        pending: Pending,
+        serializer: Callable[[], Serializer],
+        streaming: Callable[[], bool],
+        refresh_url: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._client, self._pending, self._serializer = client, pending, serializer
+        self._streaming, self._refresh_url = streaming, refresh_url
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._last_news = self._loop.time()
+        self._missing: dict[str, int] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        """Something changed: think again about when to ask."""
+        self._woken.set()
+
+    def news(self) -> None:
+        """The stream delivered something: it is alive."""
+        self._last_news = self._loop.time()
+
+    def ask(self, task_ids: Iterable[str] | None) -> None:
+        """Ask now for these tasks; None: for all."""
+        task = self._loop.create_task(self._ask(list(task_ids) if task_ids else self._pending.task_ids()))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def run(self) -> None:
+        """Never returns; cancel it."""
+        away = Backoff(_AWAY_FIRST_S, _AWAY_MOST_S)
+        away_s, quiet_s = away.next_s(), _QUIET_FIRST_S
+        while True:
+            self._woken.clear()
+            if not self._pending:
+                await self._woken.wait()
+                self.news()  # what is waited for now is young
+                away.reset()
+                away_s, quiet_s = away.next_s(), _QUIET_FIRST_S
+                continue
+            streaming = self._streaming()
+            due = self._last_news + (quiet_s if streaming else away_s)
+            try:
+                await asyncio.wait_for(self._woken.wait(), max(due - self._loop.time(), 0.0))
+                continue
+            except TimeoutError:
+                pass
+            if streaming != self._streaming():
+                continue
+            await self._ask(self._pending.task_ids())
+            self.news()
+            if streaming:
+                quiet_s = min(quiet_s * 2, _QUIET_MOST_S)
+            else:
+                away_s = away.next_s()
+                await self._try_fresh_url()
+
+    async def _try_fresh_url(self) -> None:
+        """The broker may refuse us because our credentials were replaced."""
+        try:
+            await self._refresh_url()
+        except MepError as error:
+            log.debug("no fresh address of the result stream: %s", error)
+
+    async def _ask(self, task_ids: list[str]) -> None:
+        if not task_ids:
+            return
+        try:
+            documents = await in_thread(lambda: self._client.get_task_documents(task_ids))
+        except MepError as error:
+            log.warning("cannot ask for %d results: %s", len(task_ids), error)
+            if isinstance(error, ComputeAPIError) and error.http_status == 401:
+                # nobody can get these results with what we have; waiting would be for ever
+                for task_id in task_ids:
+                    self._pending.settle(task_id, Outcome(error=error))
+            return
+        for task_id in task_ids:
+            self._take(task_id, documents.get(task_id))
+
+    def _take(self, task_id: str, document: dict[str, Any] | None) -> None:
+        if document is None:
+            self._missing[task_id] = self._missing.get(task_id, 0) + 1
+            if self._missing[task_id] < _MISSING_MOST:
+                return
+            error = ComputeAPIError(404, "TASK_NOT_FOUND", f"The relay does not know the task {task_id}.")
+            outcome: Outcome | None = Outcome(error=error)
+        else:
+            outcome = of_document(document, self._serializer())
+        if outcome is not None:
+            self._missing.pop(task_id, None)
+            self._pending.settle(task_id, outcome)
+
+
+def in_thread(function: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Run `function` in a thread of its own that does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(value: _T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)  # type: ignore[arg-type] # a value where there is no error
+
+    def work() -> None:
+        value: _T | None = None
+        error: Exception | None = None
+        try:
+            value = function()
+        except Exception as caught:  # noqa: BLE001 - handed to whoever awaits
+            error = caught
+        try:
+            loop.call_soon_threadsafe(settle, value, error)
+        except RuntimeError:
+            log.debug("the loop has ended before its question was answered")
+
+    threading.Thread(target=work, name="mep-http", daemon=True).start()
+    return future
