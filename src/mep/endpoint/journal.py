@@ -84,10 +84,6 @@ class Journal:
         self._places: dict[str, list[tuple[int, int]]] = {}  # where a live task's records are
         self.last_sync_s = 0.0
 
-    def fds(self) -> list[int]:
-        """Return the descriptors that no worker may inherit."""
-        return [self._lock, self._fd]
-
     @property
     def dirty(self) -> bool:
         """Tell whether something is written and not yet on disk."""

@@ -29,12 +29,7 @@ class MonitorLink:
             sock = socket.socket(fileno=fd)
             sock.settimeout(0.0)
             self._channel = Channel(sock, MonitorToChild)
-        self._fd = fd
         self._last_note: Note | None = None
-
-    def fds(self) -> list[int]:
-        """Return the descriptors that no worker may inherit."""
-        return [self._fd] if self._channel is not None else []
 
     def listen(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from dataclasses import dataclass
 
 from mep.base.codes import Code
@@ -42,9 +43,16 @@ def prepare(launch: Launch) -> Plan:
     reserved = ReservedVariables(
         parent_config=launch.endpoint_config,
         user_runtime=start.kwargs.user_runtime,
-        mapped_identity=_mapped_identity(launch, start),
+        mapped_identity=_mapped_identity(launch),
+        env=dict(os.environ),
     )
-    text = render(launch.template, options=options, reserved=reserved, source=launch.template_source)
+    text = render(
+        launch.template,
+        options=options,
+        reserved=reserved,
+        source=launch.template_source,
+        includes=launch.template_includes,
+    )
     config = load_user_endpoint_config(text, source=f"{launch.template_source}, rendered")
     return Plan(config, text, start.kwargs.amqp_creds)
 
@@ -91,19 +99,22 @@ def _check_id(start: StartCommand, uep_id: str) -> None:
         )
 
 
-def _mapped_identity(launch: Launch, start: StartCommand) -> dict[str, object]:
+def _mapped_identity(launch: Launch) -> dict[str, object]:
     """What the template sees as `mapped_identity`: who was mapped to whom."""
-    identities = start.globus_identity_set
-    matched = next((i for i in identities if str(i.get("id", i.get("sub"))) == launch.matched_identity), {})
-    return {
-        "local": {
-            "uname": launch.user_name,
-            "uid": launch.uid,
-            "gid": launch.gid,
-            "groups": os.getgroups(),
-            "gecos": "",
-            "shell": os.environ.get("SHELL", ""),
-            "dir": launch.home,
-        },
-        "globus": {"id": launch.matched_identity, "matched": matched},
+    if "mapped_identity" not in launch.template:
+        return {}  # spares a look into the account database, which may be far away
+    try:
+        account = pwd.getpwuid(os.getuid())
+        gecos, shell = account.pw_gecos, account.pw_shell
+    except KeyError:
+        gecos = shell = ""
+    local = {
+        "uname": launch.user_name,
+        "uid": launch.uid,
+        "gid": launch.gid,
+        "groups": os.getgroups(),
+        "gecos": gecos,
+        "shell": shell,
+        "dir": launch.home,
     }
+    return {"local": local, "globus": {"id": launch.matched_identity}}

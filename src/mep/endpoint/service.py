@@ -92,7 +92,6 @@ class UserEndpoint:
             title=f"mep worker {self._launch.endpoint_name} {self._launch.user_name}",
             on_start=lambda task_id: self._tasks.started(task_id),
             on_done=lambda outcome: self._tasks.finished(outcome),
-            private_fds=lambda: [*self._journal.fds(), *self._monitor.fds()],
         )
         return build_engine(self._plan.config.engine, surroundings)
 

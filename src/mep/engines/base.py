@@ -45,7 +45,6 @@ class Surroundings:
     title: str  # of worker processes, for the process list
     on_start: OnStart  # this task is handed to a worker now: from here on it may have had effects
     on_done: OnDone  # exactly once for each submitted task, on the loop
-    private_fds: Callable[[], list[int]] = list
 
 
 class Engine(Protocol):

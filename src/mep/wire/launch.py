@@ -19,7 +19,8 @@ class Launch(Struct, frozen=True, kw_only=True):
 
     `payload_fd`: the start command's body, as the gate received it; `payload_sha256` its hex digest.
     `monitor_fd`: SOCK_SEQPACKET, speaks `privsep.ChildToMonitor` / `MonitorToChild`; -1 where there is none.
-    `template` is text, `template_source` its label in messages; `schema` is None where there is none.
+    `template` is text, `template_source` its label in messages, `template_includes` what it may include, by name;
+    `schema` is None where there is none.
     `endpoint_config`: plain data, the template's `parent_config`.
     `state_dir`: "" means ~/.local/state/mep/<uep id>.
     `mapped`: the endpoint maps identities (then the two globus_* facts go into the reports).
@@ -36,6 +37,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     template: str
     template_source: str
     schema: dict[str, Any] | None
+    template_includes: dict[str, str] = msgspec.field(default_factory=dict)
     endpoint_config: dict[str, Any]
     user_name: str
     uid: int
