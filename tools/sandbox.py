@@ -3,8 +3,9 @@
     python3 tools/sandbox.py [--host-network] -- COMMAND...
 
 Inside: /etc is a private copy that has the ACCOUNTS too; /home, /run and /var/lib show what the host has in them,
-and what is added stays private; only processes of the sandbox are seen, and all die when COMMAND ends; the network
-is a loopback of its own, so that every sandbox has its own port 5000. Needs root. Standard library only.
+and what is added stays private; /tmp, /var/tmp and /dev/shm are empty, but for what the command names; only
+processes of the sandbox are seen, and all die when COMMAND ends; the network is a loopback of its own, so that
+every sandbox has its own port 5000. Needs root. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> int:
     try:
         _call("unshare", _libc.unshare(_CLONE_NEWNS))
         _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
-        build()
+        build(_named_paths(command))
         if "--host-network" not in options:
             _call("unshare", _libc.unshare(_CLONE_NEWNET))
             _raise_loopback()
@@ -95,12 +97,14 @@ def main(argv: list[str]) -> int:
     return _status(os.waitpid(init, 0)[1])
 
 
-def build() -> None:
-    """Lay the private folders over this mount namespace and make the accounts."""
-    stage = tempfile.mkdtemp(prefix="mep-sandbox-", dir="/tmp")
+def build(kept: set[str]) -> None:
+    """Lay the private folders over this mount namespace and make the accounts. `kept`: paths that stay visible."""
+    stage = tempfile.mkdtemp(prefix="mep-sandbox-", dir="/dev")
     try:
         for target in ("/home", "/run", "/var/lib"):
             _shadow(target, stage)
+        for target in ("/tmp", "/var/tmp", "/dev/shm"):
+            _shadow(target, stage, mode=0o1777, only=kept)
         _mount("tmpfs", stage, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=64m")
         subprocess.run(["/bin/cp", "-a", "/etc/.", stage], check=True)
         _mount(stage, "/etc", "", _MS_BIND)
@@ -119,13 +123,23 @@ def build() -> None:
 # ---- inside -------------------------------------------------------------------------------------------------
 
 
-def _shadow(target: str, stage: str) -> None:
-    """Show the entries of `target` on a private tmpfs: what they contain is the host's, new ones are ours."""
-    _mount("tmpfs", stage, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755")
+def _named_paths(command: list[str]) -> set[str]:
+    """Return the absolute paths that the command, its environment and its folder name."""
+    words = [*command, *os.environ.values(), os.getcwd(), __file__, sys.executable]
+    parts = (part for word in words for part in re.split("[:=]", word))
+    return {os.path.realpath(part) for part in parts if part.startswith("/")}
+
+
+def _shadow(target: str, stage: str, *, mode: int = 0o755, only: set[str] | None = None) -> None:
+    """Show the entries of `target` on a private tmpfs: what they contain is the host's, new ones are ours.
+
+    With `only`, just those entries that one of these paths is, or is below.
+    """
+    _mount("tmpfs", stage, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode={mode:o}")
     hidden = _HIDDEN.get(target, set()) | ({account.name for account in ACCOUNTS} if target == "/home" else set())
     for entry in os.scandir(target):
         place = os.path.join(stage, entry.name)
-        if entry.name in hidden:
+        if entry.name in hidden or (only is not None and not any(_is_below(path, entry.path) for path in only)):
             continue
         if entry.is_symlink():
             os.symlink(os.readlink(entry.path), place)
@@ -137,6 +151,10 @@ def _shadow(target: str, stage: str) -> None:
         _mount(entry.path, place, "", _MS_BIND | _MS_REC)
     _mount(stage, target, "", _MS_BIND | _MS_REC)
     _call("umount", _libc.umount2(stage.encode(), 2))  # lazily: it has mounts below, which live on in the target
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _write_accounts() -> None:
