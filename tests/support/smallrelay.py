@@ -169,7 +169,7 @@ class SmallRelay:
         try:
             function, args, kwargs = Serializer().load_call(task_buffer)
             data, error = serialize_result(function(*args, **kwargs)), None
-        except Exception:
+        except Exception:  # noqa: BLE001 - the user's function may raise anything
             data = traceback.format_exc()
             error = ErrorDetails(code="RemoteExecutionError", user_message="it raised")
         return Result(task_id=task_id, data=data, error_details=error, details=self.faults.details)

@@ -43,8 +43,22 @@ _BY_STATUS = {
 }
 
 
+class ForeignCode(str):
+    """A code that a stock service or endpoint made: a text that looks like a Code where one is expected."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
 def _known(code: str) -> Code | None:
     return Code(code) if code in Code.__members__ else None
+
+
+def _best(code: str, kind: Code) -> Code | ForeignCode:
+    return _known(code) or (ForeignCode(code) if code else kind)
 
 
 class ComputeAPIError(ServiceError):
@@ -53,7 +67,7 @@ class ComputeAPIError(ServiceError):
     `code` is the relay's own word where it gave one (a str; ours are also members of Code), `message` its text.
     """
 
-    code: Any  # a Code, or a stock service's code, which is a plain str
+    code: Any  # Code | ForeignCode
 
     def __init__(
         self,
@@ -69,7 +83,7 @@ class ComputeAPIError(ServiceError):
         step = next_step(kind).user
         super().__init__(kind, message, step="" if step and step in message else step)
         if http_status != 401:
-            self.code = _known(code) or code or kind
+            self.code = _best(code, kind)
         self.http_status = http_status
         self.message = message
         self.request_id = request_id
@@ -77,8 +91,7 @@ class ComputeAPIError(ServiceError):
 
     def for_user(self) -> str:
         """Return code, text, next step and, where known, the request id."""
-        text = f"{self.code}: {self.user_text}" + (f" {self.step}" if self.step else "")
-        return text + (f" (request {self.request_id})" if self.request_id else "")
+        return super().for_user() + (f" (request {self.request_id})" if self.request_id else "")
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_api_error, (self.http_status, str(self.code), self.message, self.request_id, self.details))
@@ -134,7 +147,7 @@ class TaskExecutionFailed(TaskError):
     `completion_t`: Unix seconds as text; `task_details`: versions and place of the worker, if it told.
     """
 
-    code: Any  # a Code, or a stock endpoint's code, which is a plain str
+    code: Any  # Code | ForeignCode
 
     def __init__(
         self,
@@ -147,7 +160,7 @@ class TaskExecutionFailed(TaskError):
     ) -> None:
         kind = _known(code) or Code.TASK_FAILED
         super().__init__(kind, remote_data, step=_step_for(kind, remote_data) if step is None else step)
-        self.code = _known(code) or code or kind
+        self.code = _best(code, kind)
         self.remote_data = remote_data
         self.completion_t = completion_t or str(time.time())
         self.task_details = task_details
