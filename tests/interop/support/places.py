@@ -16,9 +16,8 @@ def our_python() -> str:
 
 
 def our_environment() -> dict[str, str]:
-    """Return what makes a child of ours import the same mep as this process does."""
-    path = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": path} if path else {}
+    """Return what makes a child of ours import the same mep as this process does (and what tracing needs)."""
+    return {name: os.environ[name] for name in ("PYTHONPATH", "MEP_TRACE_FILE") if os.environ.get(name)}
 
 
 def mep(*arguments: str | Path) -> list[str]:
