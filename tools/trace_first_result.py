@@ -1,4 +1,4 @@
-"""Where the time of one result goes: each step of the way with its milliseconds, for a first and for a next result.
+"""Where the time of one result goes: each step of the way in milliseconds, for a first and for a next result.
 
     ./dev sandbox python tools/trace_first_result.py [--engine thread|process|parsl] [--rounds N]
 
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
 
     with rig(["mep"]) as made:
         side = made.sides[0]
-        firsts, nexts = [], []
+        firsts: list[list[Step]] = []
+        nexts: list[list[Step]] = []
         for user in made.fresh_users(arguments.rounds):
             side.ask("call", user, function="add", arguments=[1, 1])  # the SDK is at work
             for kind in (firsts, nexts):

@@ -1,6 +1,6 @@
 """Imported by every interpreter that has this folder on PYTHONPATH: notes when the steps of a task's way happen.
 
-With MEP_TRACE_FILE set, the functions in POINTS write a line (nanoseconds, pid, label) to that file when they begin
+With MEP_TRACE_FILE set, the functions in POINTS write a line (nanoseconds, pid, label) to that file as they begin
 and end. The product's code knows nothing of it; what a fork inherits is traced too.
 """
 
