@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from mep.base.codes import Code
+from mep.base.codes import NEXT_STEPS, Code, NextStep, next_step
 from mep.base.errors import MepError
 from mep.base.exits import Exit
 
@@ -78,9 +78,14 @@ def exit_status(run: Callable[[], object]) -> int:
 
 
 def describe(error: MepError) -> str:
-    """Return all of it for the person at the terminal, with the administrator's next step or else the user's."""
-    text = error.for_admin()
-    return text if text != f"{error.code.value}: {error.admin_text}" or not error.step else f"{text} {error.step}"
+    """Return all of it for the person at the terminal, and one next step.
+
+    The step that was given with the error wins; else the administrator's for this code; else the user's.
+    """
+    steps = NEXT_STEPS.get(error.code, NextStep("", ""))
+    given = error.step if error.step != next_step(error.code).user else None
+    step = (steps.admin or steps.user) if given is None else given
+    return f"{error.code.value}: {error.admin_text}" + (f" {step}" if step else "")
 
 
 def _debug_traceback() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import socket
 
 from mep.base.ids import is_uuid
 from mep.config.paths import EndpointPaths
@@ -19,3 +22,33 @@ def read_endpoint_id(paths: EndpointPaths) -> str:
         if is_uuid(found):
             return str(found)
     return ""
+
+
+def is_running(paths: EndpointPaths) -> bool | None:
+    """Tell whether a daemon answers at the control socket; None if we may not look."""
+    try:
+        folder = os.open(paths.control_socket.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return None
+    except OSError:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # Through the open folder: a socket's address holds 107 characters, a path may be longer.
+            return _connects(probe, f"/proc/self/fd/{folder}/{paths.control_socket.name}")
+    finally:
+        os.close(folder)
+
+
+def _connects(probe: socket.socket, address: str) -> bool | None:
+    try:
+        probe.settimeout(2.0)
+        probe.connect(address)
+    except PermissionError:
+        return None
+    except TimeoutError:
+        return True
+    except OSError as error:
+        # Somebody listens, and is busy or speaks another kind of socket.
+        return error.errno in (errno.EPROTOTYPE, errno.EAGAIN, errno.ETIMEDOUT)
+    return True

@@ -80,7 +80,9 @@ class EndpointConfig(Settings):
         section="Who may, and how many",
     )
     min_uid: int = setting(1000, "Never become an account with a lower uid. uid 0 is always refused.", ge=1)
-    denied_users: Names = setting((), "Accounts that are refused. *, ? and [...] stand for parts of names.")
+    denied_users: Names = setting(
+        ("nobody",), "Accounts that are refused. *, ? and [...] stand for parts of names."
+    )
     denied_groups: Names = setting(("root",), "Accounts in one of these groups are refused.")
     allowed_users: Names | None = setting(
         None, "If set, only these accounts, and those in allowed_groups, are served."
