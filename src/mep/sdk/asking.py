@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from mep.base.errors import MepError
-from mep.broker.backoff import Backoff
 from mep.sdk.client import Client
 from mep.sdk.errors import ComputeAPIError
 from mep.sdk.outcome import Outcome, of_document
@@ -61,6 +60,8 @@ class Asking:
 
     async def run(self) -> None:
         """Never returns; cancel it."""
+        from mep.broker.backoff import Backoff  # here, because its room loads the AMQP library
+
         away = Backoff(_AWAY_FIRST_S, _AWAY_MOST_S)
         away_s, quiet_s = away.next_s(), _QUIET_FIRST_S
         while True:

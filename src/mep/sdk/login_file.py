@@ -31,13 +31,13 @@ def read_login(path: Path | None = None) -> Login | None:
     """Return the stored login, None if there is none; HostError(CONFIG_UNREADABLE) if the file is broken."""
     path = path or login_path()
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _broken(path, f"cannot be read ({error.strerror})") from None
     try:
-        data = json.loads(text)
+        data = json.loads(content)
         return Login(str(data["relay"]), Secret(str(data["token"])), str(data.get("username", "")))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _broken(path, "is not what `mep login` writes") from None
