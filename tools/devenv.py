@@ -34,6 +34,7 @@ APT_PACKAGES = (
     "shellcheck",
     "libpam-modules",
 )
+_SHARED = Path("/var/cache/mep-dev")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -43,10 +44,11 @@ class CannotError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """A ready environment: `base` holds it, `root` is the checkout."""
+    """A ready environment: `base` holds it, `root` is the checkout, `cache` is the caller's to write."""
 
     root: Path
     base: Path
+    cache: Path
 
     @property
     def bin(self) -> Path:
@@ -65,13 +67,12 @@ class Environment:
         env = {
             k: v for k, v in os.environ.items() if not k.startswith(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))
         }
-        cache = self.base / "cache"
         return env | {
             "PATH": f"{self.bin}{os.pathsep}{_system_path(env.get('PATH', ''))}",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "MYPY_CACHE_DIR": str(cache / "mypy"),
-            "RUFF_CACHE_DIR": str(cache / "ruff"),
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(cache / "hypothesis"),
+            "MYPY_CACHE_DIR": str(self.cache / "mypy"),
+            "RUFF_CACHE_DIR": str(self.cache / "ruff"),
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.cache / "hypothesis"),
             "MEP_STOCK_BIN": str(self.stock_bin),
         }
 
@@ -90,9 +91,14 @@ def prepare(root: Path, *, apt: bool) -> Environment:
     """Return a ready environment for the checkout at `root`; with `apt`, Debian packages are seen to as well."""
     if apt:
         install_packages()
-    environment = Environment(root, _base())
-    if _is_current(environment):
-        return environment
+    base = _base()
+    environment = Environment(root, base, base / "cache")
+    candidates = [environment]
+    if "MEP_DEV_DIR" not in os.environ:
+        candidates.append(Environment(root, _SHARED, environment.cache))  # root's, if it fits, serves everybody
+    for candidate in candidates:
+        if _is_current(candidate):
+            return candidate
     with _locked(environment.base):
         _make_venv(environment.base / "venv", requirements(root), "dependencies")
         _install_mep(environment)
@@ -155,7 +161,7 @@ def _base() -> Path:
     chosen = os.environ.get("MEP_DEV_DIR")
     if chosen:
         return Path(chosen).resolve()
-    return Path("/var/cache/mep-dev") if os.geteuid() == 0 else Path.home() / ".cache" / "mep-dev"
+    return _SHARED if os.geteuid() == 0 else Path.home() / ".cache" / "mep-dev"
 
 
 def _system_path(path: str) -> str:

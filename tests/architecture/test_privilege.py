@@ -74,7 +74,7 @@ def test_programs_are_run_only_where_that_is_said() -> None:
 
 
 def test_who_runs_programs_says_so_in_its_first_lines() -> None:
-    said = re.compile(r"\b(runs?|programs?|commands?)\b")
+    said = re.compile(r"\b([Rr]uns?|programs?|commands?|process(es)?)\b")
     silent = [
         m.name for m in _rooms() if m.name in RUNS_PROGRAMS and not said.search(ast.get_docstring(m.tree) or "")
     ]
