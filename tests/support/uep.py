@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dill
 import pika
 
 from mep.base.ids import new_id
@@ -29,8 +30,13 @@ _serializer = Serializer()
 
 
 def task_buffer(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Return the packed call."""
-    return pack([_serializer.serialize(function)]) + _serializer.pack_arguments(args, kwargs)
+    """Return the packed call; the function travels by value, as one typed into a session does."""
+    dill.settings["recurse"] = True
+    try:
+        code = _serializer.serialize(function)
+    finally:
+        dill.settings["recurse"] = False
+    return pack([code]) + _serializer.pack_arguments(args, kwargs)
 
 
 def value_of(result: envelope.Result) -> Any:

@@ -92,6 +92,7 @@ class UserEndpoint:
             title=f"mep worker {self._launch.endpoint_name} {self._launch.user_name}",
             on_start=lambda task_id: self._tasks.started(task_id),
             on_done=lambda outcome: self._tasks.finished(outcome),
+            on_broken=lambda why: self._want_out(f"the engine failed: {why}", 0.0),
         )
         return build_engine(self._plan.config.engine, surroundings)
 

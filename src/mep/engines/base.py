@@ -45,6 +45,7 @@ class Surroundings:
     title: str  # of worker processes, for the process list
     on_start: OnStart  # this task is handed to a worker now: from here on it may have had effects
     on_done: OnDone  # exactly once for each submitted task, on the loop
+    on_broken: Callable[[str], None] = lambda _why: None  # it can run nothing more; what it had has failed
 
 
 class Engine(Protocol):

@@ -1,0 +1,19 @@
+"""What a Parsl worker is asked to call. The worker's installation of mep may be of another version than ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mep.engines.worker import Bench, execute, flush_output
+
+_BENCH_FIELDS = frozenset(Bench.__dataclass_fields__)
+
+
+def run(buffer: bytes, task_id: str, serializers: list[str], bench: dict[str, Any]) -> tuple[str, bytes]:
+    """Return (error code, result's envelope) of the call. What a newer endpoint adds to `bench` is ignored."""
+    known = {name: value for name, value in bench.items() if name in _BENCH_FIELDS}
+    if "allowed_serializers" in known:
+        known["allowed_serializers"] = tuple(known["allowed_serializers"])
+    done = execute(buffer.decode(), task_id, tuple(serializers), Bench(**known))
+    flush_output()
+    return done

@@ -1,0 +1,132 @@
+"""GlobusComputeEngine (Parsl, local provider) inside a real user endpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mep.relay.brokeraddress import BrokerAddress
+from mep.wire import envelope
+from mep.wire.privsep import Failed
+from support.broker import broker, broker_node
+from support.uep import Running, Site, site, task_buffer, user_endpoint
+from support.wait import until
+
+__all__ = ["broker", "broker_node"]
+
+PARSL = """
+engine:
+  type: GlobusComputeEngine
+  max_workers_per_node: 2
+  provider:
+    type: LocalProvider
+    init_blocks: 1
+    min_blocks: 0
+    max_blocks: 1
+"""
+
+
+@pytest.fixture
+def place(broker: BrokerAddress) -> Iterator[Site]:
+    with site(broker.amqp.reveal()) as made:
+        yield made
+
+
+def _commands() -> dict[int, str]:
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+    return found
+
+
+def _of(running: Running) -> list[str]:
+    """Return the command lines that mention this user endpoint's directory."""
+    return [text for text in _commands().values() if str(running.state_dir) in text]
+
+
+def test_tasks_run_on_parsl_workers_and_nothing_is_left(place: Site, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with user_endpoint(place, tmp_path, PARSL) as running:
+        print(f"ready: {time.monotonic() - began:.2f} s")
+        assert place.run(lambda a, b: a + b, 2, 3, timeout_s=60) == 5
+        print(f"first result: {time.monotonic() - began:.2f} s")
+
+        def where() -> tuple[int, str]:
+            import os
+
+            return os.getpid(), os.environ["GC_TASK_UUID"]
+
+        pid, _ = place.run(where)
+        assert pid != running.pid
+        assert _of(running)
+        took = []
+        for _ in range(50):
+            start = time.monotonic()
+            place.run(int)
+            took.append(time.monotonic() - start)
+        print(f"one after the other: median {sorted(took)[25] * 1e3:.1f} ms")
+        buffer = task_buffer(int)
+        start, before = time.monotonic(), len(place.results)
+        for _ in range(1000):
+            place.submit_buffer(buffer)
+        place.pump(lambda: len(place.results) == before + 1000, "1000 results")
+        print(f"1000 tasks on parsl workers: {1000 / (time.monotonic() - start):.0f}/s")
+        start = time.monotonic()
+        running.kill(15)
+        assert running.wait() == 0, running.log()
+        print(f"stopped: {time.monotonic() - start:.2f} s")
+        until(lambda: not _of(running), "the end of every process of it", timeout_s=5)
+
+
+def test_failures_of_tasks_come_back(place: Site, tmp_path: Path) -> None:
+    with user_endpoint(place, tmp_path, PARSL):
+
+        def broken() -> None:
+            raise ValueError("no such thing")
+
+        result = place.result(place.submit(broken), timeout_s=60)
+        assert result.error_details is not None
+        assert result.error_details.code == "RemoteExecutionError"
+        assert "ValueError: no such thing" in result.data
+
+        def killed() -> None:
+            import os
+
+            os.kill(os.getpid(), 9)
+
+        result = place.result(place.submit(killed), timeout_s=60)
+        assert result.error_details is not None
+        assert result.error_details.code == "WORKER_LOST", result.data
+
+        refused = place.submit_buffer(task_buffer(int), headers={envelope.HEADER_RESOURCES: '{"num_nodes": 2}'})
+        result = place.result(refused)
+        assert result.error_details is not None
+        assert "num_nodes" in result.data
+        assert place.run(int, timeout_s=60) == 0
+
+
+def test_a_block_that_cannot_start_fails_the_tasks_in_its_own_words(place: Site, tmp_path: Path) -> None:
+    template = PARSL + "    worker_init: 'echo this site is closed >&2; exit 7'\n"
+    with user_endpoint(place, tmp_path, template) as running:
+        result = place.result(place.submit(int), timeout_s=60)
+        assert result.error_details is not None
+        assert result.error_details.code == "ENGINE_FAILED"
+        assert "this site is closed" in result.data
+        assert running.wait() == 0  # a next start command gets a fresh one
+
+
+def test_an_option_that_parsl_refuses_is_named(place: Site, tmp_path: Path) -> None:
+    template = PARSL.replace("max_workers_per_node: 2", "max_workers_per_node: many")
+    with user_endpoint(place, tmp_path, template, expect_ready=False) as running:
+        heard = running.hear()
+        assert isinstance(heard, Failed)
+        assert heard.code == "CONFIG_INVALID"
+        assert "max_workers_per_node" in heard.user_text
+        assert running.wait() == os.EX_DATAERR
