@@ -1,0 +1,1 @@
+"""Who is calling: bearer tokens, client credentials, logins, and the keys that sign."""

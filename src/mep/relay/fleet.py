@@ -1,0 +1,202 @@
+"""Which endpoints and user endpoints are up, as far as the relay can tell, and what it does about it.
+
+    stopped --submit--> starting --report--> up --active: false / silence--> stopped
+                 `--endpoint offline--> waiting --endpoint online--> starting
+
+Signs of life arrive as status reports (`on_report`); silence is found by one timer per endpoint and user endpoint,
+which looks at the last sign when it fires, so that a heartbeat costs no timer. What goes wrong is ended in
+`endings`, start commands go out in `starts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from mep.relay import metrics
+from mep.relay.settings import Settings
+from mep.relay.store import Store, endpoints, ueps
+from mep.relay.store.endpoints import Endpoint
+from mep.relay.store.ueps import UepRecord
+
+log = logging.getLogger(__name__)
+
+STOPPED, WAITING, STARTING, UP = "stopped", "waiting", "starting", "up"
+
+
+class Core:
+    """A registered endpoint's liveness. Times: monotonic seconds."""
+
+    __slots__ = ("high_assurance", "id", "last_seen", "online", "period_s", "timer", "ueps", "uses_commands")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.id = endpoint.id
+        self.uses_commands = endpoint.uses_commands
+        self.high_assurance = endpoint.high_assurance
+        self.online = False
+        self.period_s = endpoint.period_s
+        self.last_seen = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+        self.ueps: dict[str, Uep] = {}
+
+
+class Uep:
+    """A user endpoint's state. `open`: unfinished tasks. `tries`: start commands since the last progress."""
+
+    __slots__ = (
+        "checked", "core", "facts", "idle_since", "inflight", "last_seen", "open", "period_s", "quiet", "record",
+        "settling", "state", "timer", "tries",
+    )  # fmt: skip
+
+    def __init__(self, record: UepRecord, core: Core) -> None:
+        self.record = record
+        self.core = core
+        self.state = STOPPED
+        self.open = 0
+        self.tries = 0
+        self.last_seen = 0.0  # monotonic
+        self.period_s = record.period_s
+        self.timer: asyncio.TimerHandle | None = None
+        self.checked = 0.0  # when its consumer was last looked for; monotonic
+        self.inflight = 0  # submits between "stored" and "published"
+        self.quiet: asyncio.Event | None = None  # set when inflight falls to 0
+        self.settling: asyncio.Future[None] | None = None  # while its queue is purged: submits wait
+        self.idle_since = 0.0  # wall time since which it reports nothing to do, although tasks are open
+        self.facts: dict[str, Any] = {}  # worker and task counts of its last report
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+
+class Fleet:
+    """The register of both. Everything happens on the loop."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store, self.settings = store, settings
+        self.cores: dict[str, Core] = {}
+        self.ueps: dict[str, Uep] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- the register ----
+
+    async def load(self) -> None:
+        """Take over what an earlier relay knew: whoever was alive has a full silence period to show it again."""
+        known = await self.store.read_much(endpoints.listed)
+        records = await self.store.read_much(ueps.not_stopped_or_owing)
+        counts = await self.store.read_much(ueps.open_counts)
+        now, wall = time.monotonic(), time.time()
+        for endpoint in known:
+            core = self.cores[endpoint.id] = Core(endpoint)
+            if endpoint.period_s > 0 and wall - endpoint.last_seen < self._silence_s(endpoint.period_s) + 300:
+                core.online, core.last_seen = True, now
+        for record in records:
+            core_or_none = self.cores.get(record.endpoint_id)
+            if core_or_none is None:
+                continue
+            uep = self._add(record, core_or_none)
+            uep.state = record.state if record.state == UP else STOPPED
+            uep.last_seen = now
+            uep.open = counts.get(record.id, 0)
+        self.count()
+
+    def core(self, endpoint: Endpoint) -> Core:
+        """Return the liveness of a registered endpoint."""
+        core = self.cores.get(endpoint.id)
+        if core is None:
+            core = self.cores[endpoint.id] = Core(endpoint)
+        core.uses_commands, core.high_assurance = endpoint.uses_commands, endpoint.high_assurance
+        return core
+
+    def uep(self, record: UepRecord, endpoint: Endpoint) -> Uep:
+        """Return the state of a user endpoint (an old endpoint is its own)."""
+        found = self.ueps.get(record.id)
+        return found if found is not None else self._add(record, self.core(endpoint))
+
+    def online(self, endpoint_id: str) -> bool:
+        core = self.cores.get(endpoint_id)
+        return core is not None and core.online
+
+    def high_assurance(self, uep_id: str) -> bool:
+        uep = self.ueps.get(uep_id)
+        return uep is not None and uep.core.high_assurance
+
+    def forget(self, endpoint_id: str) -> None:
+        """The endpoint was deleted."""
+        core = self.cores.pop(endpoint_id, None)
+        if core is None:
+            return
+        disarm(core)
+        for uep in core.ueps.values():
+            disarm(uep)
+            self.ueps.pop(uep.id, None)
+        self.count()
+
+    def set_state(self, uep: Uep, state: str) -> None:
+        """Change a user endpoint's state, here and on disk. "waiting" is kept as "stopped"."""
+        if state == uep.state:
+            return
+        log.info("user endpoint %s: %s -> %s (%d unfinished)", uep.id, uep.state, state, uep.open)
+        uep.state = state
+        kept = STOPPED if state == WAITING else state
+        period = uep.period_s if state == UP else None
+        self.store.write_later(lambda c: ueps.set_state(c, uep.id, kept, period_s=period))
+        self.count()
+
+    def count(self) -> None:
+        """Bring the gauges up to date."""
+        for state in (STOPPED, WAITING, STARTING, UP):
+            metrics.UEPS.labels(state).set(sum(1 for u in self.ueps.values() if u.state == state))
+        metrics.ENDPOINTS_ONLINE.set(sum(1 for c in self.cores.values() if c.online))
+        metrics.TASKS_OPEN.set(sum(u.open for u in self.ueps.values()))
+
+    # ---- timers and background work ----
+
+    def silence_s(self, who: Core | Uep) -> float:
+        return self._silence_s(who.period_s)
+
+    def arm(self, who: Core | Uep, delay_s: float, then: Any) -> None:
+        """Let `then(who)` run after `delay_s` instead of what was armed."""
+        disarm(who)
+        who.timer = asyncio.get_running_loop().call_later(delay_s, then, who)
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run `work` beside; its failure is logged, not lost."""
+        task = asyncio.get_running_loop().create_task(_logged(work, name), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        for core in self.cores.values():
+            disarm(core)
+        for uep in self.ueps.values():
+            disarm(uep)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _add(self, record: UepRecord, core: Core) -> Uep:
+        uep = Uep(record, core)
+        self.ueps[record.id] = core.ueps[record.id] = uep
+        return uep
+
+    def _silence_s(self, period_s: float) -> float:
+        return max(period_s, 1.0) * self.settings.missed_heartbeats + 1.0
+
+
+def disarm(who: Core | Uep) -> None:
+    if who.timer is not None:
+        who.timer.cancel()
+        who.timer = None
+
+
+async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("%s failed", name)

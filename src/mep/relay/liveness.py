@@ -1,0 +1,248 @@
+"""What signs of life, and their absence, mean for the fleet (protocol: status reports, liveness, restart)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from mep.base.codes import Code
+from mep.base.errors import InputError
+from mep.relay.amqp import Incoming, RelayBroker
+from mep.relay.endings import Endings
+from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Core, Fleet, Uep
+from mep.relay.starts import Starts
+from mep.relay.store import endpoints
+from mep.wire import envelope
+from mep.wire.envelope import StatusReport
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 0.3  # before a user endpoint that ended with work left is started again; doubles with each try
+_CHECK_AGAIN_S = 1.5  # a consumer that is missing may be reconnecting
+
+
+class Liveness:
+    """Turns reports and silence into changes of state."""
+
+    def __init__(self, fleet: Fleet, starts: Starts, endings: Endings, broker: RelayBroker) -> None:
+        self._fleet, self._starts, self._endings, self._broker = fleet, starts, endings, broker
+
+    async def on_batch(self, batch: list[Incoming]) -> None:
+        """Handle what the heartbeats queue delivered."""
+        for message in batch:
+            try:
+                report = envelope.decode(message.body)
+            except InputError as error:
+                log.warning("dropped a message of %s on the heartbeats queue: %s", message.sender, error.user_text)
+                continue
+            if isinstance(report, StatusReport):
+                self.on_report(message.sender, report)
+            else:
+                log.warning("dropped a message of %s on the heartbeats queue: not a report", message.sender)
+
+    def on_report(self, sender: str, report: StatusReport) -> None:
+        """One report. `sender` is vouched for by the broker: an endpoint may speak for its user endpoints, anybody
+        else only for itself."""
+        about, facts = report.endpoint_id, report.global_state
+        if sender in self._fleet.cores and about == sender:
+            self._core_report(self._fleet.cores[sender], facts)
+            return
+        uep = self._fleet.ueps.get(about)
+        if uep is None or sender not in (uep.id, uep.core.id):
+            log.info("report of %s about %s ignored: not known here", sender, about)
+        elif facts.get("error") is not None and not facts.get("active"):
+            self._start_failed(uep, facts)
+        elif facts.get("active") is False:
+            self._ended(uep, facts.get("ended"))
+        elif sender == uep.id:
+            self._alive(uep, facts)
+
+    def resume(self) -> None:
+        """After a start of the relay: watch everybody, and restart what owes tasks."""
+        for core in self._fleet.cores.values():
+            if core.online:
+                self._fleet.arm(core, self._fleet.silence_s(core), self._core_silent)
+        for uep in list(self._fleet.ueps.values()):
+            if uep.state == UP:
+                self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
+            elif uep.open:
+                self._again(uep, 2.0)  # its results may still be in the queue: let them arrive first
+
+    # ---- endpoints ----
+
+    def _core_report(self, core: Core, facts: dict[str, Any]) -> None:
+        if facts.get("error") is not None:
+            # the second notice of a failed start carries the endpoint's own id: it is not about the endpoint
+            log.info("endpoint %s: notice ignored: %.200s", core.id, facts["error"])
+            return
+        inner = facts.get("info")  # old thread-pool endpoints wrap their report
+        if isinstance(inner, dict):
+            facts = inner
+        period = _number(facts.get("heartbeat_period"), core.period_s)
+        if period <= 0:
+            self.core_offline(core, "it said goodbye")
+            return
+        core.period_s, core.last_seen = period, time.monotonic()
+        self._fleet.store.write_later(lambda c: endpoints.seen(c, core.id, period_s=period))
+        if not core.uses_commands and core.id in self._fleet.ueps:
+            self._alive(self._fleet.ueps[core.id], facts)
+        if not core.online:
+            core.online = True
+            log.info("endpoint %s is online", core.id)
+            self._fleet.arm(core, self._fleet.silence_s(core), self._core_silent)
+            self._fleet.count()
+            self.core_back(core)
+
+    def core_back(self, core: Core) -> None:
+        """The endpoint is (again) there: start what waits for it, look at what should run."""
+        for uep in list(core.ueps.values()):
+            if uep.state == UP:
+                self._fleet.spawn(self._look(uep), name=f"look at {uep.id}")
+            elif uep.open and uep.state in (WAITING, STOPPED):
+                uep.tries = 0
+                self._starts.begin(uep)
+
+    def core_offline(self, core: Core, why: str) -> None:
+        """The endpoint is gone: what was being started waits for it."""
+        if core.online:
+            log.info("endpoint %s is offline: %s", core.id, why)
+        core.online = False
+        if core.timer is not None:
+            core.timer.cancel()
+        self._fleet.store.write_later(lambda c: endpoints.seen(c, core.id, period_s=0.0))
+        for uep in core.ueps.values():
+            if uep.state == STARTING:
+                self._starts.hold(uep)
+        self._fleet.count()
+
+    async def remove(self, endpoint_id: str) -> None:
+        """The endpoint is deleted: whatever waits for it ends."""
+        core = self._fleet.cores.get(endpoint_id)
+        for uep in list(core.ueps.values()) if core is not None else []:
+            text = "The endpoint was deleted before it could run this task."
+            await self._endings.fail(uep, Code.NOT_FOUND, text, purge=True)
+            await self._starts.retire(uep)
+        self._fleet.forget(endpoint_id)
+
+    def _core_silent(self, core: Core) -> None:
+        rest_s = core.last_seen + self._fleet.silence_s(core) - time.monotonic()
+        if rest_s > 0:
+            self._fleet.arm(core, rest_s + 0.01, self._core_silent)
+        else:
+            self.core_offline(core, f"no heartbeat for {self._fleet.silence_s(core):.0f} s")
+
+    # ---- user endpoints ----
+
+    def _alive(self, uep: Uep, facts: dict[str, Any]) -> None:
+        uep.period_s = _number(facts.get("heartbeat_period"), uep.period_s or 30.0)
+        uep.last_seen = time.monotonic()
+        uep.facts = {k: facts[k] for k in _FACTS if isinstance(facts.get(k), int | float)}
+        if uep.state != UP:
+            self._fleet.set_state(uep, UP)  # also one we thought stopped, restarted in its grace time
+            self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
+        if uep.open and uep.core.uses_commands:
+            self._fleet.spawn(self._audit(uep, facts), name=f"audit {uep.id}")
+        else:
+            uep.idle_since = 0.0
+
+    async def _audit(self, uep: Uep, facts: dict[str, Any]) -> None:
+        """Is anybody at work on what it owes? Without a consumer it is deaf; with an empty queue and nothing to do,
+        over two reports, the tasks were lost by a user endpoint that keeps no journal."""
+        queue = await self._broker.queue_facts(uep.id)
+        if queue.consumers == 0:
+            await self._look(uep, reports=True)
+            return
+        busy = [facts[k] for k in ("outstanding_tasks", "pending_tasks") if isinstance(facts.get(k), int)]
+        if not busy or any(busy) or queue.messages:
+            uep.idle_since = 0.0
+        elif not uep.idle_since:
+            uep.idle_since = time.time()
+        elif time.time() - uep.idle_since > 0.5 * uep.period_s:
+            since, uep.idle_since = uep.idle_since, 0.0
+            text = "The user endpoint that took this task ended before it sent a result."
+            await self._endings.fail(uep, Code.TASK_LOST, text, before=since - uep.period_s)
+
+    def verify(self, uep: Uep) -> None:
+        """Somebody has just submitted to a user endpoint that we think is up: is it?"""
+        now = time.monotonic()
+        if now - uep.checked > 1.0:
+            uep.checked = now
+            self._fleet.spawn(self._look(uep), name=f"look at {uep.id}")
+
+    async def _look(self, uep: Uep, *, reports: bool = False) -> None:
+        """Find out whether anybody consumes its tasks; if not, for a moment, send a start command. One that is up
+        after all ignores it. `reports`: it has just shown a sign of life."""
+        if not uep.core.uses_commands or (await self._broker.queue_facts(uep.id)).consumers:
+            return
+
+        def again(_: Uep) -> None:
+            self._fleet.spawn(self._look_again(uep, reports=reports), name=f"look at {uep.id} again")
+
+        self._fleet.arm(uep, _CHECK_AGAIN_S, again)
+
+    async def _look_again(self, uep: Uep, *, reports: bool) -> None:
+        if uep.state != UP:
+            return
+        if (await self._broker.queue_facts(uep.id)).consumers:
+            self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
+            return
+        log.warning("user endpoint %s: nobody takes its tasks", uep.id)
+        if reports and uep.tries:
+            # started again, it still reports and does not listen: only without its account will it end
+            await self._starts.evict(uep)
+        self._over(uep)
+
+    def _silent(self, uep: Uep) -> None:
+        rest_s = uep.last_seen + self._fleet.silence_s(uep) - time.monotonic()
+        if rest_s > 0:
+            self._fleet.arm(uep, rest_s + 0.01, self._silent)
+        elif uep.state == UP:
+            self._fleet.spawn(self._presumed_dead(uep), name=f"silence of {uep.id}")
+
+    async def _presumed_dead(self, uep: Uep) -> None:
+        if not uep.core.uses_commands:
+            self._fleet.set_state(uep, STOPPED)
+        elif (await self._broker.queue_facts(uep.id)).consumers:
+            self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
+        else:
+            log.warning("user endpoint %s is silent and takes no tasks: presumed dead", uep.id)
+            self._over(uep)
+
+    def _ended(self, uep: Uep, ended: object) -> None:
+        code = ended.get("code") if isinstance(ended, dict) else ""
+        if code:
+            log.warning("user endpoint %s ended: %s", uep.id, code)
+        if uep.state == STARTING and not code:
+            return  # the goodbye of the one before: a start command is under way, and the endpoint honours it
+        self._over(uep)
+
+    def _over(self, uep: Uep) -> None:
+        """It is gone. Start it again if it owes tasks; they may have been queued while it left."""
+        self._fleet.set_state(uep, STOPPED)
+        if uep.timer is not None:
+            uep.timer.cancel()
+        if uep.open:
+            self._again(uep, min(_AGAIN_S * 2**uep.tries, 30.0))
+        else:
+            uep.tries = 0
+
+    def _again(self, uep: Uep, delay_s: float) -> None:
+        self._fleet.arm(uep, delay_s, self._again_now)
+
+    def _again_now(self, uep: Uep) -> None:
+        if uep.open and uep.state == STOPPED:
+            self._starts.begin(uep)
+
+    def _start_failed(self, uep: Uep, facts: dict[str, Any]) -> None:
+        if uep.state == UP:
+            log.info("user endpoint %s: notice ignored, it is up: %.200s", uep.id, facts["error"])
+            return
+        self._starts.failed(uep, str(facts.get("error_code") or ""), str(facts["error"]))
+
+
+_FACTS = ("total_workers", "idle_workers", "pending_tasks", "outstanding_tasks", "managers")
+
+
+def _number(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise

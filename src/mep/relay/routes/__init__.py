@@ -1,0 +1,1 @@
+"""The HTTP routes, one file per noun. They decode, ask, and answer; rules live elsewhere."""

@@ -1,0 +1,137 @@
+"""Start commands: sent, sent again a bounded number of times, held while the endpoint is away, given up."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from mep.base.codes import Code
+from mep.base.errors import MepError
+from mep.base.ids import new_id
+from mep.relay import commands, metrics
+from mep.relay.amqp import RelayBroker
+from mep.relay.auth.keys import Keys
+from mep.relay.credentials import Credentials
+from mep.relay.endings import Endings
+from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Fleet, Uep, disarm
+from mep.relay.store import accounts, ueps
+
+log = logging.getLogger(__name__)
+
+_BROKER_AWAY_S = 1.0
+
+
+class Starts:
+    """Brings user endpoints up."""
+
+    def __init__(
+        self, fleet: Fleet, endings: Endings, broker: RelayBroker, credentials: Credentials, keys: Keys
+    ) -> None:
+        self._fleet, self._endings, self._broker = fleet, endings, broker
+        self._credentials, self._keys = credentials, keys
+
+    def begin(self, uep: Uep, *, request_id: str = "") -> None:
+        """See to it that `uep` comes up: send a start command unless it is up or being started. `request_id` joins
+        the logs of both sides with what the user was told."""
+        if uep.state in (UP, STARTING) or not uep.core.uses_commands:
+            return
+        if not uep.core.online:
+            self.hold(uep)
+        elif uep.tries >= self._fleet.settings.start_tries:
+            self._fleet.spawn(self._give_up(uep), name=f"give up {uep.id}")
+        else:
+            self._fleet.set_state(uep, STARTING)
+            self._send(uep, request_id)
+
+    def hold(self, uep: Uep) -> None:
+        """Its endpoint is away: the start waits for it, and is not counted as a failure."""
+        disarm(uep)
+        uep.tries = 0
+        self._fleet.set_state(uep, WAITING)
+
+    def failed(self, uep: Uep, code: str, text: str) -> None:
+        """The endpoint said that it could not start it."""
+        metrics.START_FAILURES.labels(code or "unknown").inc()
+        disarm(uep)
+        self._fleet.set_state(uep, STOPPED)
+        if code == Code.ENDPOINT_STOPPING:
+            self.hold(uep)
+        elif code == Code.COMMAND_STALE and uep.tries < self._fleet.settings.start_tries:
+            self.begin(uep)  # it waited too long somewhere; a fresh one may be in time
+        else:
+            uep.tries = 0
+            # what was accepted after this moment deserves a start of its own
+            work = self._endings.fail(uep, code or Code.SPAWN_FAILED, text, purge=True)
+            self._fleet.spawn(work, name=f"failed start of {uep.id}")
+
+    async def evict(self, uep: Uep) -> None:
+        """Take its broker account away, so that it ends; the next start command brings a new one."""
+        log.warning("user endpoint %s: taking its broker account away", uep.id)
+        generation = await self._fleet.store.write(lambda c: ueps.next_generation(c, uep.id))
+        uep.record = _with_generation(uep.record, generation)
+        await self._credentials.revoke(f"uep.{uep.id}")
+
+    async def retire(self, uep: Uep) -> None:
+        """Remove what the broker has of a user endpoint whose endpoint is gone."""
+        disarm(uep)
+        if uep.core.uses_commands:
+            await self._credentials.revoke(f"uep.{uep.id}")
+        await self._broker.delete_uep_queues(uep.id)
+        await self._fleet.store.write(lambda c: ueps.remove(c, uep.id))
+
+    # ---- inside ----
+
+    def _send(self, uep: Uep, request_id: str = "") -> None:
+        uep.tries += 1
+        self._fleet.arm(uep, self._fleet.settings.start_timeout_s, self._overdue)
+        self._fleet.spawn(self._command(uep, request_id or new_id()), name=f"start {uep.id}")
+
+    async def _command(self, uep: Uep, request_id: str) -> None:
+        record = uep.record
+        try:
+            identity = await self._fleet.store.read(lambda c: accounts.find_identity(c, record.identity_id))
+            if identity is None:
+                raise LookupError(record.identity_id)
+            creds = await self._credentials.of_uep(record.id, record.generation)
+            body, token = commands.start_command(record, identity, creds, self._keys, request_id=request_id)
+            await self._broker.publish_command(record.endpoint_id, body, token, expires_s=commands.VALID_S)
+        except MepError as error:
+            log.warning("start command for %s not sent: %s", uep.id, error.for_admin())
+            if uep.state == STARTING:
+                uep.tries -= 1
+                self._fleet.arm(uep, _BROKER_AWAY_S, self._send)
+            return
+        metrics.COMMANDS.inc()
+        log.info(
+            "request %s: start command %d for user endpoint %s of %s on %s",
+            request_id, uep.tries, uep.id, identity.username, record.endpoint_id,
+        )  # fmt: skip
+
+    def _overdue(self, uep: Uep) -> None:
+        """No sign of life after a start command."""
+        if uep.state != STARTING:
+            return
+        if not uep.core.online:
+            self.hold(uep)
+        elif not uep.open:
+            self._fleet.set_state(uep, STOPPED)
+        elif uep.tries < self._fleet.settings.start_tries:
+            log.warning("user endpoint %s: no sign of life after start command %d", uep.id, uep.tries)
+            self._send(uep)
+        else:
+            self._fleet.set_state(uep, STOPPED)
+            uep.tries = 0
+            seconds = self._fleet.settings.start_timeout_s * self._fleet.settings.start_tries
+            text = f"The endpoint did not start a user endpoint for you within {seconds:.0f} s."
+            self._fleet.spawn(self._endings.fail(uep, Code.START_TIMEOUT, text, purge=True), name="start timeout")
+
+    async def _give_up(self, uep: Uep) -> None:
+        """It came up, or seemed to, as often as allowed, and finished nothing."""
+        tries, uep.tries = uep.tries, 0
+        text = f"Your user endpoint ended {tries} times in a row without finishing this task."
+        await self._endings.fail(uep, Code.UEP_DIED, text, purge=True, before=time.time())
+
+
+def _with_generation(record: ueps.UepRecord, generation: int) -> ueps.UepRecord:
+    values = {name: getattr(record, name) for name in record.__struct_fields__}
+    return ueps.UepRecord(**{**values, "generation": generation})
