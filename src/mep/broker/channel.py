@@ -7,21 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pika.exceptions import ChannelClosedByBroker
+
 from mep.base.codes import Code
 from mep.base.errors import ServiceError
 
 
+class ConnectionLostError(ServiceError):
+    """The connection broke before the answer came: what was asked for may have been done or not."""
+
+
 @dataclass(frozen=True)
 class QueueFacts:
-    """What a passive declare tells."""
+    """What a declaration is answered with."""
 
     messages: int  # ready ones; those held unacknowledged by consumers do not count
     consumers: int
 
 
 class Channel:
-    """A pika channel whose requests are awaited. It dies with its connection, or with the first request that the
-    broker refuses: ServiceError(BROKER_REFUSED) for that one and all waiting; take a new one then."""
+    """A pika channel whose requests are awaited. It dies with its connection (ConnectionLostError), or with the
+    first request that the broker refuses: ServiceError(BROKER_REFUSED) for that one and all waiting."""
 
     def __init__(self, connection: Any) -> None:
         self._waiting: list[asyncio.Future[Any]] = []
@@ -40,16 +46,18 @@ class Channel:
     async def declare_exchange(self, name: str, kind: str) -> None:
         await self._call(lambda done: self._channel.exchange_declare(name, kind, durable=True, callback=done))
 
-    async def declare_queue(self, name: str, *, arguments: Mapping[str, Any]) -> None:
-        """Declare a durable queue, as it may exist already."""
-        await self._call(
+    async def declare_queue(self, name: str, *, arguments: Mapping[str, Any]) -> QueueFacts:
+        """Make a durable queue, or find it (with the same arguments); say what is in it."""
+        frame = await self._call(
             lambda done: self._channel.queue_declare(name, durable=True, arguments=dict(arguments), callback=done)
         )
+        return QueueFacts(frame.method.message_count, frame.method.consumer_count)
 
     async def bind_queue(self, queue: str, exchange: str, routing_key: str) -> None:
         await self._call(lambda done: self._channel.queue_bind(queue, exchange, routing_key, callback=done))
 
     async def inspect_queue(self, name: str) -> QueueFacts:
+        """Say what is in the queue; a queue that is not there is a refusal."""
         frame = await self._call(lambda done: self._channel.queue_declare(name, passive=True, callback=done))
         return QueueFacts(frame.method.message_count, frame.method.consumer_count)
 
@@ -80,14 +88,17 @@ class Channel:
 
     async def _call(self, request: Callable[[Callable[[Any], None]], object]) -> Any:
         if not self._channel.is_open:
-            raise ServiceError(Code.BROKER_UNREACHABLE, "The connection to the broker has just been lost.")
+            raise ConnectionLostError(Code.BROKER_UNREACHABLE, "The connection to the broker has just been lost.")
         future = self._future()
         request(lambda frame: None if future.done() else future.set_result(frame))
         return await future
 
     def _on_close(self, _channel: Any, reason: BaseException) -> None:
-        by_broker = getattr(reason, "reply_code", 0) >= 400
-        code = Code.BROKER_REFUSED if by_broker else Code.BROKER_UNREACHABLE
+        text = f"The broker closed the channel: {reason}"
         for future in list(self._waiting):
-            if not future.done():
-                future.set_exception(ServiceError(code, f"The broker closed the channel: {reason}"))
+            if future.done():
+                continue
+            if isinstance(reason, ChannelClosedByBroker):
+                future.set_exception(ServiceError(Code.BROKER_REFUSED, text))
+            else:
+                future.set_exception(ConnectionLostError(Code.BROKER_UNREACHABLE, text))

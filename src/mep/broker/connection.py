@@ -118,6 +118,9 @@ class BrokerConnection:
     async def channel(self) -> Channel:
         """Return a new channel for declarations; it dies with the connection."""
         await self.wait_open()
+        while self._connection is None or not self._connection.is_open:  # lost since we were woken
+            await asyncio.sleep(0)
+            await self.wait_open()
         channel = Channel(self._connection)
         await channel.wait_open()
         return channel

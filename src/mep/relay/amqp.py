@@ -11,9 +11,19 @@ from typing import Any
 from mep.base.codes import Code
 from mep.base.errors import ServiceError
 from mep.base.secrets import Secret
-from mep.broker import BatchConsumer, BrokerConnection, Channel, Delivery, Publisher, State, UnroutableError
+from mep.broker import (
+    BatchConsumer,
+    BrokerConnection,
+    Channel,
+    Delivery,
+    Publisher,
+    QueueFacts,
+    State,
+    UnroutableError,
+)
 from mep.relay import topology
 from mep.relay.brokeraddress import BrokerAddress
+from mep.relay.control import ControlChannels
 from mep.wire.envelope import HEADER_FUNCTION, HEADER_RESOURCES, HEADER_SERIALIZERS, HEADER_TASK
 
 SIGNATURE_HEADER = "mep-signature"
@@ -62,7 +72,10 @@ OnBatch = Callable[[list[Incoming]], Awaitable[None]]
 
 
 class RelayBroker:
-    """Everything the relay does over AMQP. `open` first; all of it on one running loop."""
+    """Everything the relay does over AMQP. `open` first; all of it on one running loop.
+
+    While the broker is away, every request waits for its return, and is then done: callers set their own limits.
+    """
 
     def __init__(
         self, address: BrokerAddress, *, name: str = "relay", on_state: Callable[[State], None] | None = None
@@ -72,7 +85,7 @@ class RelayBroker:
         self._tasks: Publisher = self._connection.publisher()
         self._others: Publisher = self._connection.publisher()  # a flood of tasks does not delay these
         self._declared: set[str] = set()  # since the last (re)connect
-        self._channel: Channel | None = None
+        self._control = ControlChannels(self._connection)
 
     @property
     def state(self) -> State:
@@ -117,13 +130,23 @@ class RelayBroker:
     async def purge_tasks(self, uep_id: str) -> int:
         """Remove the waiting tasks of a user endpoint; return how many there were. Those that a consumer holds
         unacknowledged stay."""
-        await self.ensure_uep_queues(uep_id)
-        return await (await self._control()).purge_queue(topology.task_queue(uep_id))
+        queue = topology.task_queue(uep_id)
+
+        async def purge(channel: Channel) -> int:
+            await channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS)  # it may have vanished
+            return await channel.purge_queue(queue)
+
+        return await self._control.run(purge)
+
+    async def queue_facts(self, uep_id: str) -> QueueFacts:
+        """Return how many tasks wait in the user endpoint's queue, and how many consumers take them."""
+        queue = topology.task_queue(uep_id)
+        # not a passive declare: that would end the channel where the queue has vanished
+        return await self._control.run(lambda channel: channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS))
 
     async def consumer_count(self, uep_id: str) -> int:
         """Return how many consumers the user endpoint's task queue has now: 0 = nobody takes its tasks."""
-        await self.ensure_uep_queues(uep_id)
-        return (await (await self._control()).inspect_queue(topology.task_queue(uep_id))).consumers
+        return (await self.queue_facts(uep_id)).consumers
 
     # ---- out ----
 
@@ -213,7 +236,6 @@ class RelayBroker:
         """Declare what is shared, on each new connection, before anything is sent or consumed on it: the broker
         may have lost its data."""
         self._declared.clear()
-        self._channel = channel
         for exchange in topology.EXCHANGES:
             await channel.declare_exchange(exchange, "topic")
         rejected = {"x-max-length": _REJECTED_MOST, "x-queue-type": "classic"}
@@ -225,25 +247,21 @@ class RelayBroker:
             await channel.declare_queue(queue, arguments=_SHARED_ARGUMENTS)
             await channel.bind_queue(queue, exchange, topology.routing_key("*", exchange))
 
-    async def _control(self) -> Channel:
-        """Return the channel for declarations: the connection's own, or a new one after it was closed."""
-        await self._connection.wait_open()
-        if self._channel is None or not self._channel.is_open:
-            self._channel = await self._connection.channel()
-        return self._channel
-
     async def _ensure(self, queue: str, exchange: str | None) -> None:
         if queue in self._declared:
             return
-        channel = await self._control()
-        await channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS)
-        if exchange is not None:
-            await channel.bind_queue(queue, exchange, queue)  # a queue is named like its routing key
+
+        async def declare(channel: Channel) -> None:
+            await channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS)
+            if exchange is not None:
+                await channel.bind_queue(queue, exchange, queue)  # a queue is named like its routing key
+
+        await self._control.run(declare)
         self._declared.add(queue)
 
     async def _delete(self, queue: str) -> None:
         self._declared.discard(queue)
-        await (await self._control()).delete_queue(queue)
+        await self._control.run(lambda channel: channel.delete_queue(queue))
 
     async def _publish(
         self,

@@ -26,7 +26,7 @@ from mep.base.secrets import Secret
 from mep.broker.backoff import Backoff
 from mep.relay.brokeraddress import BrokerAddress
 from mep.relay.proc import Child, ProcessKey, kill_session
-from mep.relay.rabbitfiles import ADMIN_USER, NodeFiles, Ports, Programs, find_programs
+from mep.relay.rabbitfiles import ADMIN_USER, NodeFiles, Ports, Programs, find_programs, write_private
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class PrivateRabbit:
     def _record(self) -> None:
         """Remember who the children are, for the next start after a kill that the kernel did not clean up."""
         children = [child.key for child in (self._node, self._epmd) if child is not None]
-        self._files.record.write_text(json.dumps([key.as_list() for key in children]))
+        write_private(self._files.record, json.dumps([key.as_list() for key in children]))
 
     async def _end_stale(self) -> None:
         """End what an earlier relay left: possible only where its parent-death signal did not work."""

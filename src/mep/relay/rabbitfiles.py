@@ -105,17 +105,17 @@ class NodeFiles:
             chosen.append(port if port and port not in chosen and _is_free(port) else _free_port(chosen))
         ports = Ports(*chosen)
         if chosen != wanted:
-            _write_private(path, json.dumps(asdict(ports)))
+            write_private(path, json.dumps(asdict(ports)))
         return ports
 
     def write(self, ports: Ports) -> None:
         """Write the node's configuration."""
-        _write_private(self.base / "rabbitmq.conf", _configuration(ports, self.password(), self.base))
-        _write_private(self.base / "enabled_plugins", "[rabbitmq_management].\n")
-        _write_private(self.base / "env.conf", "")  # else the system's /etc/rabbitmq/rabbitmq-env.conf is read
+        write_private(self.base / "rabbitmq.conf", _configuration(ports, self.password(), self.base))
+        write_private(self.base / "enabled_plugins", "[rabbitmq_management].\n")
+        write_private(self.base / "env.conf", "")  # else the system's /etc/rabbitmq/rabbitmq-env.conf is read
         cookie = self.base / "home" / ".erlang.cookie"
         if not cookie.exists():
-            _write_private(cookie, secrets.token_hex(24), mode=0o400)
+            write_private(cookie, secrets.token_hex(24), mode=0o400)
 
     def environment(self, ports: Ports, *, notify: str) -> dict[str, str]:
         """Return the node's whole environment: nothing of ours, nothing of the system's RabbitMQ.
@@ -154,7 +154,7 @@ class NodeFiles:
             return path.read_text().strip()
         except FileNotFoundError:
             text = str(make()) if callable(make) else str(make)
-            _write_private(path, text)
+            write_private(path, text)
             return text
 
 
@@ -184,7 +184,7 @@ def _configuration(ports: Ports, password: str, base: Path) -> str:
     return "".join(f"{key} = {value}\n" for key, value in lines.items())
 
 
-def _write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -1,0 +1,249 @@
+"""The private broker node: its whole life, with real kills. Each start takes some 7 s of CPU, so there are few."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mep.base.codes import Code
+from mep.base.errors import HostError, ServiceError
+from mep.base.ids import new_id
+from mep.broker import BrokerConnection, Delivery
+from mep.relay import proc, rabbit, rabbitfiles
+from mep.relay.amqp import Incoming, OutgoingTask, RelayBroker
+from mep.relay.rabbit import PrivateRabbit
+from support import broker as broker_support
+from support.wait import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+_RUNNER = Path(broker_support.__file__).with_name("brokernode.py")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="mep-node-", dir="/var/tmp"))
+    yield made
+    for process in processes_under(made):  # of a test that failed
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    shutil.rmtree(made)
+
+
+def processes_under(place: Path) -> list[psutil.Process]:
+    """Return everything that works in this directory: the node, its helpers, its name service."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(place):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+async def take(connection: BrokerConnection, queue: str, count: int) -> list[bytes]:
+    got: list[bytes] = []
+    enough = asyncio.Event()
+
+    def on_delivery(delivery: Delivery) -> None:
+        got.append(delivery.body)
+        consumer.ack(delivery)
+        if len(set(got)) >= count:
+            enough.set()
+
+    consumer = connection.consume(queue, on_delivery)
+    await asyncio.wait_for(enough.wait(), 60)
+    consumer.close()
+    return got
+
+
+async def test_the_life_of_a_node(place: Path) -> None:
+    """Start; kill -9 under load: started again, nothing that was confirmed is lost; clean stop; start on a taken
+    port: the data are there."""
+    node = PrivateRabbit(place)
+    address = await node.start()
+    with pytest.raises(HostError) as caught:
+        await PrivateRabbit(place).start()
+    assert caught.value.code is Code.ALREADY_RUNNING
+    for secret in ("password", "rabbitmq.conf", "home/.erlang.cookie"):
+        path = place / "rabbitmq" / secret
+        assert path.stat().st_mode & 0o077 == 0, f"{path.name} is readable by others"
+    assert (place / "rabbitmq").stat().st_mode & 0o777 == 0o700
+
+    relay = RelayBroker(address)
+    await relay.open()
+    results: list[bytes] = []
+    arrived = asyncio.Event()
+
+    async def on_results(batch: list[Incoming]) -> None:
+        results.extend(incoming.body for incoming in batch)
+        arrived.set()
+
+    consumer = relay.consume_results(on_results)
+    uep = new_id()
+    await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"a%d" % n) for n in range(300)])
+    late = new_id()
+    await relay.publish_tasks(late, [OutgoingTask(new_id(), new_id(), b"just declared")])
+    first_pid = node.pid
+    under_load = asyncio.create_task(
+        relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"b%d" % n) for n in range(3000)])
+    )
+    await asyncio.sleep(0.05)
+    os.kill(first_pid, signal.SIGKILL)
+    await asyncio.sleep(0.2)
+    while_away = asyncio.create_task(relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"away")]))
+    async with asyncio.timeout(60):
+        await under_load
+        await while_away
+    assert node.pid not in (0, first_pid)
+    assert node.address == address, "the clients' URLs must stay true"
+
+    peer = BrokerConnection(address.amqp, name="peer")
+    peer.open()
+    got = await take(peer, f"{uep}.tasks", 3301)
+    wanted = [b"a%d" % n for n in range(300)] + [b"b%d" % n for n in range(3000)] + [b"away"]
+    assert set(got) == set(wanted)
+    assert await take(peer, f"{late}.tasks", 1) == [b"just declared"]
+    await peer.publisher().publish("results", f"{uep}.results", b"r", properties={"delivery_mode": 2})
+    await asyncio.wait_for(arrived.wait(), 10)
+    assert results == [b"r"]
+
+    await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"kept")])
+    await consumer.close()
+    await peer.close()
+    await relay.close()
+    await node.stop()
+    assert processes_under(place) == []
+
+    old_port = int(json.loads((place / "rabbitmq/ports.json").read_text())["amqp"])
+    with socket.create_server(("127.0.0.1", old_port)):
+        node = PrivateRabbit(place)
+        address = await node.start()
+        assert f":{old_port}/" not in address.amqp.reveal()
+        peer = BrokerConnection(address.amqp, name="peer")
+        peer.open()
+        assert await take(peer, f"{uep}.tasks", 1) == [b"kept"]
+        await peer.close()
+
+    # what a relay leaves whose parent-death signal did not work: the next start ends it and takes over
+    stale = node.pid
+    node._keeper.cancel()  # type: ignore[union-attr]
+    os.close(node._lock_fd)
+    successor = PrivateRabbit(place)
+    await successor.start()
+    assert not psutil.pid_exists(stale)
+    successor._node.kill_session()  # type: ignore[union-attr]
+    successor._keeper.cancel()  # type: ignore[union-attr]
+    successor._keeper = None
+    await successor.stop()
+    assert processes_under(place) == []
+
+
+@pytest.mark.parametrize("user", ["nobody", "root"])
+def test_a_killed_relay_takes_its_node_with_it_and_touches_nothing_else(place: Path, user: str) -> None:
+    """Whoever runs it: kill -9 of the process that started the node ends node, helpers and name service."""
+    account: dict[str, object] = {}
+    if user == "nobody" and os.getuid() == 0:
+        os.chown(place, 65534, 65534)
+        account = {"user": 65534, "group": 65534, "extra_groups": []}
+    elif os.getuid() != 0 and user == "root":
+        pytest.skip("not root: the other case has shown it for this user")
+    home = place / "home-of-the-user"
+    home.mkdir()
+    system = [path for path in (Path("/var/lib/rabbitmq"), Path("/var/log/rabbitmq")) if path.exists()]
+    before = [sorted((str(p), p.stat().st_mtime_ns) for p in path.rglob("*")) for path in system]
+    runner = subprocess.Popen(
+        [sys.executable, str(_RUNNER), str(place / "data")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "HOME": str(home)},
+        cwd="/",
+        **account,  # type: ignore[call-overload]
+    )
+    with runner:
+        assert json.loads(runner.stdout.readline())["amqp"].startswith("amqp://mep:")
+        processes = processes_under(place)
+        names = {process.name() for process in processes}
+        assert {"beam.smp", "epmd"} <= names, names
+        ports = {c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+        assert {address.ip for address in ports} <= {"127.0.0.1", "::1"}
+        runner.kill()
+    until(lambda: not processes_under(place), "the node ends with its parent", timeout_s=2)
+    assert list(home.iterdir()) == []
+    assert before == [sorted((str(p), p.stat().st_mtime_ns) for p in path.rglob("*")) for path in system]
+
+
+async def test_a_missing_program_names_the_package(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitfiles, "_server_candidates", list)
+    with pytest.raises(ServiceError) as caught:
+        await PrivateRabbit(place).start()
+    assert caught.value.code is Code.BROKER_UNREACHABLE
+    assert "apt install rabbitmq-server" in caught.value.user_text
+    assert "dnf install rabbitmq-server" in caught.value.user_text
+
+
+async def test_a_node_that_does_not_start_says_its_last_words(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = place / "rabbitmq-server"
+    broken.write_text("#!/bin/sh\necho the disk is on fire\nexit 3\n")
+    broken.chmod(0o755)
+    epmd = rabbitfiles.find_programs().epmd
+    monkeypatch.setattr(rabbit, "find_programs", lambda: rabbitfiles.Programs(broken, epmd))
+    node = PrivateRabbit(place)
+    with pytest.raises(ServiceError) as caught:
+        await node.start()
+    assert "exit status 3" in caught.value.user_text
+    assert "the disk is on fire" in caught.value.user_text
+    assert processes_under(place) == []
+
+
+async def test_a_node_that_is_never_ready_is_given_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = place / "rabbitmq-server"
+    silent.write_text("#!/bin/sh\nsleep 1000 & wait\n")
+    silent.chmod(0o755)
+    epmd = rabbitfiles.find_programs().epmd
+    monkeypatch.setattr(rabbit, "find_programs", lambda: rabbitfiles.Programs(silent, epmd))
+    with pytest.raises(ServiceError, match="was not ready after 1 s"):
+        await PrivateRabbit(place).start(timeout_s=1)
+    until(lambda: not processes_under(place), "its children end too", timeout_s=2)
+
+
+async def test_another_process_with_the_recorded_pid_is_left_alone(place: Path) -> None:
+    """Pids are used again: only pid and start time together name the node of an earlier relay."""
+    bystander = subprocess.Popen(["/bin/sleep", "60"], start_new_session=True)
+    try:
+        key = proc.ProcessKey.of(bystander.pid)
+        other = proc.ProcessKey(key.pid, key.start_ticks - 1, key.boot_id)
+        before_boot = proc.ProcessKey(key.pid, key.start_ticks, "another boot")
+        assert key.is_alive()
+        assert not other.is_alive()
+        assert not before_boot.is_alive()
+        await proc.kill_session(other)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_program_that_is_tied_never_starts_without_its_parent() -> None:
+    """The parent may end between fork and prctl: then there will be no signal."""
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", rabbit._TIED, "1", "/bin/echo", "alive"], capture_output=True, check=False
+    )
+    assert ended.returncode != 0
+    assert b"alive" not in ended.stdout
