@@ -7,6 +7,7 @@ silence, wrong ids, results before the answer, messages that are no results.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import traceback
@@ -79,7 +80,10 @@ class SmallRelay:
         self._server.shutdown()
         self._thread.join()
         for sock in self._sockets:
-            sock.close()
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
+            except OSError:
+                pass  # closed already
         self._server.server_close()
         if self._channel is not None and self._connection.is_open:
             self._connection.close()

@@ -17,3 +17,12 @@ class ComputeFuture(Future[Any]):
         super().__init__()
         self.task_id = task_id
         self.task_group_id = task_group_id
+
+    def cancel(self) -> bool:
+        """Give up the result; False if it is here already."""
+        if not super().cancel():
+            return False
+        with self._condition:
+            if self._state == "CANCELLED":
+                self.set_running_or_notify_cancel()  # wait() and as_completed() count it from now on
+        return True

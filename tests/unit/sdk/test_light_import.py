@@ -36,4 +36,4 @@ def test_every_promised_name_is_there(name: str) -> None:
 
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
-        _ = mep.Nonsense  # type: ignore[attr-defined]
+        _ = mep.Nonsense
