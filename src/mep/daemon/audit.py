@@ -1,0 +1,127 @@
+"""The audit log: one line per decision and per state of a task, written by the monitor alone.
+
+JSON lines, each with `time` (RFC 3339, UTC) and `event`; who and where (identity, uid, pid, user endpoint) come
+from the monitor's own records, never from the user's process. A line that cannot be written is a reason to take no
+more work: `healthy` turns False and stays so until a line was written again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mep.base.clock import SYSTEM_CLOCK, Clock
+from mep.base.codes import Code
+from mep.base.errors import HostError
+
+log = logging.getLogger(__name__)
+
+_MAX_VALUE_CHARS = 2000
+
+
+class AuditLog:
+    """Appends to `path`, rotates at `max_bytes` into `path.1` ... `path.<keep>`. Privilege: write access there.
+
+    Without a path it writes nothing and is always healthy. `on_change` hears when `healthy` changes.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        max_bytes: int = 64 * 1024 * 1024,
+        keep: int = 8,
+        clock: Clock = SYSTEM_CLOCK,
+        on_change: Callable[[bool, str], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.healthy = True
+        self.why = ""
+        self._max_bytes, self._keep = max_bytes, keep
+        self._clock = clock
+        self._on_change = on_change
+        self._fd = -1
+
+    def open(self) -> None:
+        """Open (again) and prove that a line can be written; HostError(AUDIT_UNWRITABLE) if not."""
+        if self.path is None:
+            return
+        self.close()
+        if not self.write("log-opened", pid=os.getpid()):
+            raise HostError(
+                Code.AUDIT_UNWRITABLE,
+                "This endpoint takes no work at present.",
+                admin_text=f"The audit log {self.path} cannot be written: {self.why}.",
+            )
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again (as after an outside rotation)."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def write(self, event: str, **fields: Any) -> bool:
+        """Append one line; False (and unhealthy) if it is not wholly in the file."""
+        if self.path is None:
+            return True
+        now = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, **{k: _capped(v) for k, v in fields.items()}})
+        try:
+            self._append((line + "\n").encode())
+        except OSError as error:
+            self.close()
+            self._become(healthy=False, why=error.strerror or str(error))
+            return False
+        self._become(healthy=True, why="")
+        return True
+
+    def check(self) -> bool:
+        """Return whether work may be taken; where the last write failed, try once more."""
+        return self.healthy or self.write("log-resumed", pid=os.getpid())
+
+    def _append(self, data: bytes) -> None:
+        assert self.path is not None
+        if self._fd < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(self.path, flags, 0o600)
+        size = os.fstat(self._fd).st_size
+        if size and size + len(data) > self._max_bytes:
+            self._rotate()
+            size = 0
+        written = os.write(self._fd, data)
+        if written != len(data):
+            os.ftruncate(self._fd, size)  # half a line is worse than none
+            raise OSError(28, "the disk is full")
+
+    def _rotate(self) -> None:
+        assert self.path is not None
+        for number in range(self._keep, 0, -1):
+            older = self.path.with_name(f"{self.path.name}.{number}")
+            newer = self.path.with_name(f"{self.path.name}.{number - 1}") if number > 1 else self.path
+            if newer.exists():
+                newer.replace(older)
+        self.close()
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def _become(self, *, healthy: bool, why: str) -> None:
+        if healthy == self.healthy:
+            return
+        self.healthy, self.why = healthy, why
+        if healthy:
+            log.warning("audit log %s can be written again", self.path)
+        else:
+            log.error("AUDIT_UNWRITABLE: %s: %s; no more work is taken", self.path, why)
+        if self._on_change is not None:
+            self._on_change(healthy, why)
+
+
+def _capped(value: Any) -> Any:
+    """Keep a line within reason, whatever a field came from."""
+    if isinstance(value, str) and len(value) > _MAX_VALUE_CHARS:
+        return value[: _MAX_VALUE_CHARS - 1] + "…"
+    return value

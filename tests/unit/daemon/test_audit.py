@@ -1,0 +1,75 @@
+"""The audit log: whole lines, rotated, and loud when it cannot be written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mep.base.clock import Clock
+from mep.base.errors import HostError
+from mep.daemon.audit import AuditLog
+
+CLOCK = Clock(wall=lambda: 1_800_000_000.25)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_event_is_one_line_with_time_and_fields(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "audit.log", clock=CLOCK)
+    audit.open()
+    assert audit.write("start-refused", identity="eve@example.org", code="IDENTITY_NOT_MAPPED")
+    opened, refused = lines(tmp_path / "audit.log")
+    assert opened["event"] == "log-opened"
+    assert refused == {
+        "time": "2027-01-15T08:00:00.250+00:00",
+        "event": "start-refused",
+        "identity": "eve@example.org",
+        "code": "IDENTITY_NOT_MAPPED",
+    }
+
+
+def test_a_field_cannot_forge_a_line_or_grow_without_bound(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "audit.log", clock=CLOCK)
+    audit.write("task", function='x"}\n{"event": "forged"}' + "y" * 10_000)
+    (only,) = lines(tmp_path / "audit.log")
+    assert only["event"] == "task"
+    assert len(str(only["function"])) == 2000
+
+
+def test_it_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "audit.log")
+    audit.write("x")
+    assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_it_rotates_and_keeps_so_many(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "audit.log", max_bytes=300, keep=2, clock=CLOCK)
+    for number in range(40):
+        assert audit.write("task", number=number)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["audit.log", "audit.log.1", "audit.log.2"]
+    kept = [e["number"] for name in ("audit.log.2", "audit.log.1", "audit.log") for e in lines(tmp_path / name)]
+    assert kept == list(range(int(str(kept[0])), 40))
+    assert all(p.stat().st_size <= 300 for p in tmp_path.iterdir())
+
+
+def test_a_full_disk_makes_it_unhealthy_until_a_line_goes_through_again(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    changes: list[bool] = []
+    audit = AuditLog(full, on_change=lambda healthy, _why: changes.append(healthy))
+    with pytest.raises(HostError, match=r"takes no work"):
+        audit.open()
+    assert not audit.check()
+    audit.path = tmp_path / "audit.log"
+    assert audit.check()
+    assert changes == [False, True]
+
+
+def test_without_a_path_it_is_silent_and_healthy() -> None:
+    audit = AuditLog(None)
+    audit.open()
+    assert audit.write("anything")
+    assert audit.check()
