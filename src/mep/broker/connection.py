@@ -22,6 +22,7 @@ from mep.base.errors import ServiceError
 from mep.base.secrets import Secret, without_password
 from mep.broker.backoff import Backoff
 from mep.broker.channel import Channel
+from mep.broker.coalesce import CoalescingConnection
 from mep.broker.consumer import Consumer, Delivery
 from mep.broker.publisher import Publisher
 
@@ -192,7 +193,7 @@ class BrokerConnection:
             return
         parameters.client_properties = {"connection_name": self.name}
         self._where = without_password(url).partition("?")[0]
-        self._connection = AsyncioConnection(
+        self._connection = CoalescingConnection(
             parameters,
             on_open_callback=self._on_open,
             on_open_error_callback=self._on_open_error,
