@@ -34,10 +34,9 @@ def corner() -> Iterator[Corner]:
 
 
 @pytest.fixture(scope="session")
-def relay(corner: Corner) -> Iterator[Relay]:
-    running = start_relay(corner)
-    yield running
-    running.stop()
+def relay(corner: Corner) -> Relay:
+    """Our relay; the corner ends it, as it does the daemons and drivers below."""
+    return start_relay(corner)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +46,7 @@ def tokens(relay: Relay) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def endpoint_of(corner: Corner, relay: Relay) -> Iterator[Callable[[str], Endpoint]]:
+def endpoint_of(corner: Corner, relay: Relay) -> Callable[[str], Endpoint]:
     """Return the running multi-user daemon of a kind; started at first use."""
     running: dict[str, Endpoint] = {}
 
@@ -59,13 +58,11 @@ def endpoint_of(corner: Corner, relay: Relay) -> Iterator[Callable[[str], Endpoi
             running[which] = endpoint
         return running[which]
 
-    yield get
-    for endpoint in running.values():
-        endpoint.stop()
+    return get
 
 
 @pytest.fixture(scope="session")
-def sdk_of(corner: Corner, tokens: dict[str, str]) -> Iterator[Callable[[str], SdkProcess]]:
+def sdk_of(corner: Corner, tokens: dict[str, str]) -> Callable[[str], SdkProcess]:
     """Return the driver process of a kind; started at first use."""
     running: dict[str, SdkProcess] = {}
 
@@ -74,6 +71,4 @@ def sdk_of(corner: Corner, tokens: dict[str, str]) -> Iterator[Callable[[str], S
             running[which] = start_sdk(corner, which, tokens)
         return running[which]
 
-    yield get
-    for sdk in running.values():
-        sdk.stop()
+    return get

@@ -59,6 +59,11 @@ class Program:
             self.process.stdout.close()
         return status
 
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.stop(within_s=5)
+
     def tail(self, lines: int = 40) -> str:
         """Return the end of its log, for messages."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -148,13 +153,13 @@ def _credentials(user: str) -> _Identity:
 
 @contextlib.contextmanager
 def corner() -> Iterator[Corner]:
-    """Make the corner's folder; at the end stop what still runs, newest first, and remove it."""
+    """Make the corner's folder; at the end kill what still runs (all of it is thrown away) and remove it."""
     root = Path(tempfile.mkdtemp(prefix="corner-", dir="/home"))  # private to the sandbox, open to every user
     root.chmod(0o755)
     made = Corner(root)
     try:
         yield made
     finally:
-        for program in reversed(made.programs):
-            program.stop(within_s=5)
+        for program in made.programs:
+            program.kill()
         shutil.rmtree(root, ignore_errors=True)

@@ -277,8 +277,9 @@ class Driver:
         return {"value": {n: getattr(result, n) for n in names}, "type": type(result).__name__}
 
     def reload(self, request: dict[str, Any]) -> Any:
-        """Submit, forget the executor, and collect the results of the task group with a new one."""
-        executor = self.executor(request)
+        """Submit in a group of its own, forget the executor, and collect the group's results with a new one."""
+        self.groups.pop(request["identity"], None)
+        executor = self.executor({**request, "options": {"label": "reload"}})
         futures = [executor.submit(add, i, 1) for i in range(request["count"])]
         concurrent.futures.wait(futures, 60)
         group = executor.task_group_id
@@ -286,7 +287,9 @@ class Driver:
         again = self.executor(request)
         again.task_group_id = group
         reloaded = list(again.reload_tasks())
-        return sorted(f.result(timeout=60) for f in reloaded)
+        values = sorted(f.result(timeout=60) for f in reloaded)
+        self.drop(again)
+        return values
 
     def client_method(self, request: dict[str, Any]) -> Any:
         """Call one method of the client with JSON arguments; answer with what it returned."""
