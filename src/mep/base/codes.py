@@ -161,6 +161,57 @@ NEXT_STEPS: dict[Code, NextStep] = {
     Code.ENDPOINT_UNKNOWN: NextStep("", "`mep list` shows the configured endpoints."),
     Code.NOT_RUNNING: NextStep("", "Start it with `mep start NAME`."),
     Code.ALREADY_RUNNING: NextStep("", "`mep status NAME` shows it; stop it first with `mep stop NAME`."),
+    Code.FORBIDDEN: NextStep(
+        "Ask its owner to let you, or log in as somebody else.", "Check who may use it at the relay."
+    ),
+    Code.IDENTITY_ACCOUNT_RESERVED: NextStep(_ASK, "Correct the mapping, or set another gate_user."),
+    Code.IDENTITY_DENIED: NextStep(_ASK, "See denied_* and allowed_* in config.yaml."),
+    Code.IDENTITY_NOT_OWNER: NextStep(
+        "Use an endpoint of your own, or one that serves many users.",
+        "Start the endpoint as root to serve others.",
+    ),
+    Code.MAPPING_FAILED: NextStep(_ASK, "Run the mapping program by hand; `mep map` runs it, too."),
+    Code.PAM_REFUSED: NextStep(_ASK, "See the PAM modules' own messages, and pam.service_name."),
+    Code.ENDPOINT_FULL: NextStep("Submit again later, or to another endpoint.", "Raise max_user_endpoints."),
+    Code.USER_LIMIT_REACHED: NextStep(
+        "Use the same user_endpoint_config for more of your tasks, or wait until one has gone idle.",
+        "Raise max_user_endpoints_per_user.",
+    ),
+    Code.ENDPOINT_STOPPING: NextStep("Submit again when the endpoint is back.", ""),
+    Code.AUDIT_UNWRITABLE: NextStep(
+        _ASK, "Make the audit log writable (disk full?); work goes on by itself then."
+    ),
+    Code.FUNCTION_NOT_ALLOWED: NextStep("Use a function that is allowed there.", "See allowed_functions."),
+    Code.COMMAND_UNSIGNED: NextStep(_ASK, "Use a relay that signs; see require_signed_commands."),
+    Code.COMMAND_BAD_SIGNATURE: NextStep(
+        _ASK, "Check that the endpoint is registered at this relay; else somebody forges commands."
+    ),
+    Code.SCHEMA_INVALID: NextStep(_ASK, "Correct the schema; `mep check NAME` reads it."),
+    Code.CONFIG_UNREADABLE: NextStep(_ASK, "Check that the file is there and its permissions."),
+    Code.CONFIG_UNTRUSTED: NextStep(_ASK, "`chown root` and `chmod go-w` what is named."),
+    Code.ENGINE_FAILED: NextStep("Check your options (account, queue ...); else ask the administrator.", ""),
+    Code.INTERPRETER_UNREADABLE: NextStep(_ASK, "Install mep where every user can read it."),
+    Code.START_TIMEOUT: NextStep(
+        "Submit again; if it happens again, ask the administrator.",
+        "See the user endpoint's log in the user's ~/.local/state/mep; or raise start_timeout_s.",
+    ),
+    Code.LIMIT_EXCEEDED: NextStep("Use less, or ask the administrator for more.", "See limits in config.yaml."),
+    Code.TASK_FAILED: NextStep("Correct the function; the remote traceback says where.", ""),
+    Code.TASK_EXPIRED: NextStep("Submit again when the endpoint is online.", ""),
+    Code.TASK_PENDING: NextStep("Ask again later, or use a future.", ""),
+    Code.SERIALIZATION_FAILED: NextStep("Use values that can be pickled, or another strategy.", ""),
+    Code.DESERIALIZATION_FAILED: NextStep("Use the same Python and package versions on both sides.", ""),
+    Code.VERSION_MISMATCH: NextStep("Upgrade the SDK.", "Upgrade the endpoint."),
+    Code.UEP_DIED: NextStep(_ASK, "See the daemon's log, and the user endpoint's in ~/.local/state/mep."),
+    Code.RELAY_REFUSED: NextStep("", "Its own words say why; see the relay's log."),
+    Code.BROKER_REFUSED: NextStep("", "Restart the endpoint to get new credentials; see the broker's log."),
+    Code.NOT_FOUND: NextStep("Check the id, and the relay you talk to.", "Check the id, and the relay."),
+    Code.LOCKED: NextStep("Wait until it is back.", "Wait a minute, then start it again."),
+    Code.INVALID_REQUEST: NextStep("Correct what is named and send it again.", ""),
+    Code.JOURNAL_FULL: NextStep("Free some space or quota in your home directory.", ""),
+    Code.ENDPOINT_EXISTS: NextStep("", "Choose another name, or remove it with `mep delete NAME`."),
+    Code.USAGE: NextStep("", "`mep COMMAND --help` shows what there is."),
+    Code.INTERNAL: NextStep(_ASK, "Please report it with the log's lines and `mep diagnose`."),
 }
 
 _DEFAULT = NextStep(_ASK, "See the log for the request id.")

@@ -62,7 +62,7 @@ class EngineConfig(Settings):
 class ThreadPoolEngine(EngineConfig):
     """Threads inside the user endpoint: the fastest start, no isolation between tasks."""
 
-    type: Literal["ThreadPoolEngine"]
+    type: Literal["ThreadPoolEngine"] = Field(description="The engine's name.")
     max_workers: _Count | None = setting(None, "Tasks at once. Not set: CPUs + 4, at most 32.")
     thread_name_prefix: str = setting("", "Starts the names of the threads.")
 
@@ -70,7 +70,7 @@ class ThreadPoolEngine(EngineConfig):
 class ProcessPoolEngine(EngineConfig):
     """Processes on this host: a task's crash is its own."""
 
-    type: Literal["ProcessPoolEngine"]
+    type: Literal["ProcessPoolEngine"] = Field(description="The engine's name.")
     max_workers: _Count | None = setting(None, "Tasks at once. Not set: the number of CPUs.")
     max_tasks_per_child: _Count | None = setting(None, "Replace a worker after so many tasks.")
 
@@ -153,13 +153,13 @@ class ParslEngine(EngineConfig):
 class GlobusComputeEngine(ParslEngine):
     """Workers in batch jobs, on this host or in a cloud, by Parsl's HighThroughputExecutor."""
 
-    type: Literal["GlobusComputeEngine"]
+    type: Literal["GlobusComputeEngine"] = Field(description="The engine's name.")
 
 
 class GlobusMPIEngine(ParslEngine):
     """MPI programs inside batch jobs, by Parsl's MPIExecutor."""
 
-    type: Literal["GlobusMPIEngine"]
+    type: Literal["GlobusMPIEngine"] = Field(description="The engine's name.")
 
 
 def _executor_names(engine: ParslEngine) -> frozenset[str]:

@@ -21,7 +21,7 @@ class UserEndpointConfig(Settings):
     """Settings of one user endpoint. Every key of the stock user endpoint's configuration is accepted too."""
 
     engine: Engine = Field(description="What runs the tasks: `type: ThreadPoolEngine` and its options.")
-    display_name: str | None = setting(None, "The name users see.", max_length=128)
+    display_name: str | None = setting(None, "A name for reports.", max_length=128)
     idle_heartbeats_soft: int = setting(
         0, "Stop after so many heartbeats without a task at hand. 0: never; then the hard limit is off, too."
     )
@@ -48,7 +48,10 @@ class UserEndpointConfig(Settings):
 
     # -- stock settings without effect here
     paths: dict[str, Any] | None = setting(
-        None, "Stock setting.", ignored="a user endpoint's folder is ~/.local/state/mep/ID"
+        None,
+        "Stock setting.",
+        section="Stock settings in a template",
+        ignored="a user endpoint's folder is ~/.local/state/mep/ID",
     )
     environment: str | None = setting(None, "Stock setting.", ignored=_MANAGERS)
     local_compute_services: bool = setting(default=False, description="Stock setting.", ignored=_MANAGERS)
