@@ -1,0 +1,58 @@
+"""One declaration per setting: what is written and documented is what is read."""
+
+from __future__ import annotations
+
+import re
+
+from mep.config.endpoint import EndpointConfig, load_endpoint_config
+from mep.config.sample import reference, sample
+from mep.config.user_endpoint import UserEndpointConfig
+from support.source import ROOT
+
+
+def test_the_sample_sets_what_was_given_and_nothing_else() -> None:
+    text = sample(
+        EndpointConfig, {"relay": "http://r:5000", "display_name": 'a: "b" # c', "pam": {"enable": True}}
+    )
+    config = load_endpoint_config(text, source="sample")
+    assert config.model_fields_set == {"relay", "display_name", "pam"}
+    assert config.display_name == 'a: "b" # c'
+
+
+def test_every_commented_line_of_the_sample_is_a_valid_setting() -> None:
+    lines = sample(EndpointConfig).splitlines()
+    settings = [re.sub(r"^#", "", line) for line in lines if re.match(r"#( {2})?[a-z_]+:( |$)", line)]
+    config = load_endpoint_config("\n".join(settings), source="sample")
+    stock = {
+        name for name, field in EndpointConfig.model_fields.items() if "Stock setting" in str(field.description)
+    }
+    assert config.model_fields_set == set(EndpointConfig.model_fields) - stock
+    changed = {
+        name for name in config.model_fields_set if getattr(config, name) != getattr(EndpointConfig(), name)
+    }
+    assert changed == {"relay", "email"}, "only settings with an example differ from their defaults"
+
+
+def test_every_setting_has_a_description() -> None:
+    for model in (EndpointConfig, UserEndpointConfig):
+        for name, field in model.model_fields.items():
+            assert field.description, name
+            assert field.description.endswith("."), name
+
+
+def test_the_pages_tables_are_the_settings_own() -> None:
+    """After changing a setting, put what `reference` gives into the page."""
+    page = (ROOT / "docs/admin/configure.md").read_text()
+    assert reference(EndpointConfig) in page
+    assert reference(UserEndpointConfig) in (ROOT / "docs/admin/templates.md").read_text()
+
+
+def test_the_shipped_sample_is_the_generated_one() -> None:
+    assert (ROOT / "etc/config.yaml").read_text() == sample(
+        EndpointConfig, heading="A sample config.yaml: all settings."
+    )
+
+
+def test_the_shipped_files_are_those_that_configure_writes() -> None:
+    for path in (ROOT / "src/mep/config/defaults").iterdir():
+        assert (ROOT / "etc" / path.name).read_text() == path.read_text()
