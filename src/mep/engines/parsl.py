@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from parsl.executors import HighThroughputExecutor
 from parsl.executors.errors import BadStateException
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
@@ -24,7 +23,7 @@ from mep.config import engines as settings
 from mep.engines.base import Call, Outcome, Surroundings, engine_failed, failure
 from mep.engines.benches import make_bench
 from mep.engines.lost import worker_lost
-from mep.engines.parslbuild import build_executor, scaling
+from mep.engines.parslbuild import Executor, build_executor, scaling
 from mep.engines.parslfacts import parsl_facts
 from mep.engines.parslscaler import Scaler
 from mep.engines.worker import REMOTE_ERROR, Bench
@@ -48,7 +47,7 @@ class GlobusComputeEngine:
         self,
         surroundings: Surroundings,
         bench: Bench,
-        executor: HighThroughputExecutor,
+        executor: Executor,
         *,
         kind: str,
         scaling: dict[str, Any],
@@ -95,6 +94,7 @@ class GlobusComputeEngine:
         return max(int(configured), sum(int(m.get("worker_count", 0)) for m in self._managers))
 
     async def start(self) -> None:
+        self._executor.fork_interchange()  # before there is a second thread
         self._scaler.start()
         await asyncio.shield(self._started)
 

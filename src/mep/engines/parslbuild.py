@@ -8,22 +8,25 @@ import sys
 from typing import Any, Final
 
 import parsl.addresses
-import parsl.executors
 import parsl.executors.high_throughput.manager_selector
 import parsl.launchers
 import parsl.providers
-from parsl.executors import HighThroughputExecutor
 
 from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.config.engines import ParslEngine
 from mep.engines.containers import in_container
+from mep.engines.parslquick import QuickHighThroughputExecutor, QuickMPIExecutor
+
+Executor = QuickHighThroughputExecutor | QuickMPIExecutor
 
 _TUPLES: Final = ("worker_port_range", "interchange_port_range")
+#: Also how soon Parsl notices that a worker died; over the network of a cluster it stays Parsl's own 30 s.
+_LOCAL_HEARTBEAT_S: Final = 2
 _LOCAL_LAUNCHERS: Final = (None, "SimpleLauncher", "SingleNodeLauncher")
 
 
-def build_executor(config: ParslEngine, *, run_dir: str) -> HighThroughputExecutor:
+def build_executor(config: ParslEngine, *, run_dir: str) -> Executor:
     """Return the executor that `config` describes, not started; InputError(CONFIG_INVALID) in Parsl's words."""
     kind = config.type  # type: ignore[attr-defined] # each engine's settings class has its own
     options = {name: _plain(name, value) for name, value in config.executor_options.items()}
@@ -31,13 +34,16 @@ def build_executor(config: ParslEngine, *, run_dir: str) -> HighThroughputExecut
         module = parsl.executors.high_throughput.manager_selector
         options["manager_selector"] = _typed(module, options["manager_selector"], "manager_selector")
     provider = _provider(config.provider)
+    here = _stays_here(config.provider) and config.container_type is None
     address = _address(config)
     if address is not None:
         options["address"] = address
-    elif _stays_here(config.provider):
+    elif here:
         options["address"] = "127.0.0.1"  # workers of this host only: nobody else can even connect
-    executor_class = parsl.executors.MPIExecutor if kind == "GlobusMPIEngine" else HighThroughputExecutor
-    executor: HighThroughputExecutor = _make(
+    if here:
+        options.setdefault("heartbeat_period", _LOCAL_HEARTBEAT_S)
+    executor_class = QuickMPIExecutor if kind == "GlobusMPIEngine" else QuickHighThroughputExecutor
+    executor: Executor = _make(
         executor_class,
         {"label": config.label or kind, "provider": provider, "encrypted": config.encrypted, **options},
         kind,
@@ -46,8 +52,11 @@ def build_executor(config: ParslEngine, *, run_dir: str) -> HighThroughputExecut
     provider.script_dir = os.path.join(run_dir, "submit_scripts")
     os.makedirs(provider.script_dir, mode=0o700, exist_ok=True)
     # our interpreter, wherever PATH points; and the workers need not have our versions of Python and Parsl
-    executor.interchange_launch_cmd = [sys.executable, "-m", "mep.engines.parslinterchange"]
+    executor.interchange_launch_cmd = [sys.executable, "-m", "parsl.executors.high_throughput.interchange"]
     executor._check_python_mismatch = False
+    if here and not config.provider.get("worker_init") and "launch_cmd" not in options:
+        pool = f"{shlex.quote(sys.executable)} -m mep.engines.parslpool"
+        executor.launch_cmd = executor.launch_cmd.replace("process_worker_pool.py", pool, 1)
     executor.launch_cmd = in_container(config, executor.launch_cmd, run_dir=run_dir)
     return executor
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import logging
 import os
-import signal
 import socket
 import struct
 from typing import NoReturn
@@ -14,13 +10,11 @@ from typing import NoReturn
 import msgspec
 import setproctitle
 
+from mep.engines.child import settle_child
 from mep.engines.worker import Bench, execute, flush_output
 
 CALL_HEAD = struct.Struct("<Q")  # length of the packed call
 RESULT_HEAD = struct.Struct("<IQ")  # length of the code, length of the body
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 encode_call = msgspec.msgpack.Encoder().encode
 _decode_call = msgspec.msgpack.Decoder(tuple[str, str, list[str]]).decode
@@ -30,7 +24,8 @@ def be_worker(sock: socket.socket, bench: Bench, *, title: str, parent: int) -> 
     """Serve calls from `sock` until it ends. Called right after the fork; never returns."""
     status = 1
     try:
-        _detach(sock, parent)
+        settle_child(parent=parent, keep_fd=sock.fileno())
+        sock.settimeout(None)
         setproctitle.setproctitle(title)
         _serve(sock, bench)
         status = 0
@@ -39,29 +34,6 @@ def be_worker(sock: socket.socket, bench: Bench, *, title: str, parent: int) -> 
     finally:
         flush_output()
         os._exit(status)
-
-
-def _detach(sock: socket.socket, parent: int) -> None:
-    """Keep nothing of the user endpoint but the socket, and die with it.
-
-    The process group is its own: a function that signals its group must not hit its neighbours.
-    """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)  # it died before the line above
-    os.setpgid(0, 0)
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as every Python process
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    asyncio._set_running_loop(None)  # a function may want a loop of its own
-    asyncio.set_event_loop(None)
-    logging.basicConfig(handlers=[logging.StreamHandler()], level=logging.WARNING, force=True)
-    fd = sock.fileno()
-    os.closerange(3, fd)
-    os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
-    sock.settimeout(None)
 
 
 def _serve(sock: socket.socket, bench: Bench) -> None:
