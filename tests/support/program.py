@@ -33,7 +33,7 @@ def clean_environment(user: str = "", extra: Mapping[str, str] | None = None) ->
         "LANG": "C.UTF-8",
     }
     if path := os.environ.get("PYTHONPATH"):
-        base["PYTHONPATH"] = path
+        base["PYTHONPATH"] = os.pathsep.join(os.path.abspath(folder) for folder in path.split(os.pathsep))
     return base | dict(extra or {})
 
 
