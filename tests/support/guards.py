@@ -14,6 +14,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: Children that a fixture of a wider scope ends, although a test (re)started them.
+expected: set[int] = set()
+
 _GRACE_S = 3.0  # how long what is ending already may take
 
 
@@ -25,7 +28,7 @@ def children() -> set[int]:
             found |= {int(pid) for pid in listed.read_text().split()}
         except OSError:  # a thread that has ended meanwhile
             continue
-    return found - {getattr(resource_tracker._resource_tracker, "_pid", None) or -1}
+    return found - expected - {getattr(resource_tracker._resource_tracker, "_pid", None) or -1}
 
 
 def title_of(pid: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mep.relay.brokeraddress import BrokerAddress
+from support import guards
 from support.program import Program, clean_environment, mep, run
 from support.wait import until
 
@@ -28,12 +29,16 @@ class ClientCredentials(NamedTuple):
 
 @dataclass
 class Relay:
-    """A relay on a port of its own. `broker`: the one to use; None = a private node (8 s more to start)."""
+    """A relay on a port of its own. `broker`: the one to use; None = a private node (8 s more to start).
+
+    `outlives_test`: a fixture of a wider scope ends it, even if a test starts it again.
+    """
 
     data_dir: Path
     broker: BrokerAddress | None = None
     options: list[str] = field(default_factory=list)
     port: int = 0
+    outlives_test: bool = False
     program: Program | None = None
     _tokens: dict[str, str] = field(default_factory=dict)
 
@@ -56,6 +61,8 @@ class Relay:
             log=self.data_dir.parent / f"{self.data_dir.name}.log",
             env=clean_environment(extra=extra),
         )
+        if self.outlives_test:
+            guards.expected.add(self.program.pid)
         until(self._healthy, "the relay is healthy", timeout_s=60.0)
         return self
 

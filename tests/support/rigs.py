@@ -41,7 +41,7 @@ def relay(broker_node: BrokerAddress) -> Iterator[Relay]:
     """A relay for the tests of one file, on a virtual host of its own."""
     folder = make_open_dir()
     with temporary_vhost(broker_node) as broker:
-        running = Relay(folder / "relay", broker).start()
+        running = Relay(folder / "relay", broker, outlives_test=True).start()
         try:
             yield running
         finally:
