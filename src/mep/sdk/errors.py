@@ -78,8 +78,11 @@ class ComputeAPIError(ServiceError):
         request_id: str | None = None,
         details: dict[str, Any] | None = None,
     ) -> None:
+        head, colon, rest = message.partition(": ")
+        if colon and (_known(head) or head == code):
+            # our relay begins its texts with our code, which is finer than the stock code beside it
+            code, message = head, rest
         kind = _known(code) or _BY_STATUS.get(http_status, Code.RELAY_REFUSED)
-        message = message.removeprefix(f"{code}: ")  # our relay says both; a stock one never does
         step = next_step(kind).user
         super().__init__(kind, message, step="" if step and step in message else step)
         if http_status != 401:
