@@ -1,5 +1,5 @@
-"""An endpoint and its user endpoints as the relay sees them, each step by hand: register, take a command, report, take
-tasks, answer. What a real endpoint does is tested with the real one; this one also does what a real one must not.
+"""An endpoint and its user endpoints as the relay sees them, each step by hand: register, take a command, report,
+take tasks, answer. What a real endpoint does is tested with the real one; this one also does what that must not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pika
 
-from mep.base.ids import new_id
 from mep.wire import envelope
 from mep.wire.envelope import ErrorDetails, Result, StatusReport, Task, Transition
 
@@ -141,8 +140,11 @@ class Peer:
         return None
 
     def close(self) -> None:
-        if self.connection.is_open:
-            self.connection.close()
+        try:
+            if self.connection.is_open:
+                self.connection.close()
+        except pika.exceptions.AMQPError:
+            return  # the broker was quicker
 
     def __enter__(self) -> Any:
         return self
@@ -270,7 +272,3 @@ class Reader(Peer):
         result = envelope.decode(body)
         assert isinstance(result, Result)
         return result
-
-
-def some_id() -> str:
-    return new_id()

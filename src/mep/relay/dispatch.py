@@ -72,7 +72,7 @@ class Dispatch:
             self._liveness.verify(uep)
 
     async def publish(self, uep: Uep, group: Group, messages: Sequence[OutgoingTask]) -> None:
-        """Return once the broker has the tasks and the group's queue; or, where it is away, once they are parked."""
+        """Return once the broker has the tasks and the group's queue; where it is away, once they are parked."""
         work = asyncio.ensure_future(self._publish(uep, group, messages))
         done, _ = await asyncio.wait((work,), timeout=self._patience_s)
         if done:

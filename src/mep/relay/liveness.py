@@ -147,8 +147,8 @@ class Liveness:
             uep.idle_since = 0.0
 
     async def _audit(self, uep: Uep, facts: dict[str, Any]) -> None:
-        """Is anybody at work on what it owes? Without a consumer it is deaf; with an empty queue and nothing to do,
-        over two reports, the tasks were lost by a user endpoint that keeps no journal."""
+        """Is anybody at work on what it owes? Without a consumer it is deaf; with an empty queue and nothing to
+        do, over two reports, the tasks were lost by a user endpoint that keeps no journal."""
         queue = await self._broker.queue_facts(uep.id)
         if queue.consumers == 0:
             await self._look(uep, reports=True)

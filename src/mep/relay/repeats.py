@@ -13,12 +13,14 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from mep.relay.errors import HttpError
 from mep.relay.settings import Settings
 from mep.relay.store import Store, tasks
 from mep.relay.store.tasks import StoredSubmit
+
+_WITH_KEY_MOST = 20_000
 
 
 class Attempt:
@@ -57,6 +59,7 @@ class Repeats:
         self._store, self._settings = store, settings
         self._running: dict[str, Attempt] = {}
         self._unheard: dict[str, StoredSubmit] = {}
+        self._with_key: dict[str, StoredSubmit] = {}  # the recent ones; all are on disk
 
     async def load(self) -> list[StoredSubmit]:
         """Take over from an earlier relay; return the submits that it may not have published."""
@@ -74,7 +77,7 @@ class Repeats:
         key, digest = request.names()
         while (running := self._running.get(key)) is not None:
             await asyncio.shield(running.done)
-        stored = self._find_unheard(key)
+        stored = self._find_unheard(key) or self._with_key.get(key)
         if stored is None and request.idempotency_key:
             stored = await self._store.read(lambda c: tasks.find_submit(c, key))
         if key in self._running:
@@ -90,6 +93,7 @@ class Repeats:
                 return await make(attempt), attempt
             if not stored.published:
                 await again(stored)
+                attempt.stored = structs.replace(stored, published=True)
             return stored.answer.encode(), attempt
         except BaseException:
             self.unheard(attempt)
@@ -117,6 +121,7 @@ class Repeats:
         """Forget attempts that nobody repeated."""
         since = time.time() - self._settings.repeat_window_s
         self._unheard = {key: s for key, s in self._unheard.items() if s.created > since}
+        self._with_key = {key: s for key, s in self._with_key.items() if s.created > since}
 
     def _find_unheard(self, key: str) -> StoredSubmit | None:
         found = self._unheard.get(key)
@@ -126,6 +131,10 @@ class Repeats:
         return found
 
     def _end(self, attempt: Attempt) -> None:
+        if attempt.stored is not None and attempt.key.startswith("k:"):
+            if len(self._with_key) > _WITH_KEY_MOST:
+                self._with_key.clear()
+            self._with_key[attempt.key] = attempt.stored
         if self._running.get(attempt.key) is attempt:
             del self._running[attempt.key]
         if not attempt.done.done():

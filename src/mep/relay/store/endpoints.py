@@ -42,7 +42,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return identity_id == self.owner_id or identity_id in self.admins or username in self.admins
 
     def may_use(self, identity_id: str, username: str) -> bool:
-        return self.public or self.may_manage(identity_id, username)
+        """A multi-user endpoint decides itself whom it maps; another serves its owner. `public` is about lists."""
+        return self.multi_user or self.public or self.may_manage(identity_id, username)
 
 
 _JSON = ("metadata", "schema", "admins")
