@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,8 @@ class Corner:
                 start_new_session=True,
                 **_credentials(user),
             )
+        # reaped at once: the stock `stop` waits until the pid is gone, and a zombie's is not
+        threading.Thread(target=process.wait, name=f"reaper of {log}", daemon=True).start()
         program = Program(process, path)
         self.programs.append(program)
         return program

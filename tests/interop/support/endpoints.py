@@ -9,7 +9,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from interop.support import web
-from interop.support.corner import Corner, Program
+from interop.support.corner import SYSTEM_PATH, Corner, Program
 from interop.support.directories import Directory
 from interop.support.places import mep, our_environment, stock_bin
 from interop.support.relay import ClientCredentials
@@ -89,7 +89,10 @@ class Endpoint:
 
     def environment(self) -> dict[str, str]:
         """Return its environment: credentials and addresses."""
-        stock = {"GLOBUS_COMPUTE_USER_DIR": str(self.directory.parent)}
+        stock = {
+            "GLOBUS_COMPUTE_USER_DIR": str(self.directory.parent),
+            "PATH": f"{stock_bin()}:{SYSTEM_PATH}",  # an unprivileged daemon hands its PATH on to user endpoints
+        }
         return {**self.credentials.environment(), **(stock if self.which == "stock" else our_environment())}
 
     # ---- inside ----
