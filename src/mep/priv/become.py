@@ -48,6 +48,7 @@ class Terms:
     rlimits: Mapping[int, int] = field(default_factory=dict)
     setuid_programs: bool = False
     new_session: bool = True
+    dumpable: bool = True
     death_signal: int = _SIGKILL
 
 
@@ -84,8 +85,8 @@ def settle(user: User, terms: Terms) -> None:
         pyprctl.set_pdeathsig(terms.death_signal)
         if os.getppid() != terms.parent_pid:
             os._exit(1)  # the parent died before it could be watched: nobody is left to report to
-        # What is in this memory is the user's; their own /proc entries belong to them. No core files by default.
-        pyprctl.set_dumpable(True)
+        # What is in a user process's memory is the user's, and so are its /proc entries. No core files by default.
+        pyprctl.set_dumpable(terms.dumpable)
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
         if terms.new_session:

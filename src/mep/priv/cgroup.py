@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import select
+import time
 from pathlib import Path
 
 from mep.base.codes import Code
@@ -114,6 +116,34 @@ def kill_tree(path: Path) -> None:
         pass
 
 
+def kill_and_remove(path: Path, *, most_s: float = 5.0) -> bool:
+    """Kill all in `path` and below, wait for their end and remove it. False if that took too long.
+
+    Privilege: write access.
+    """
+    kill_tree(path)
+    wait_empty(path, most_s)
+    return remove_tree(path)
+
+
+def wait_empty(root: Path, most_s: float) -> None:
+    """Return when nobody lives below `root`, or after `most_s`. Privilege: none."""
+    try:
+        events = open(root / "cgroup.events", encoding="ascii")  # noqa: SIM115 - closed by the with below
+    except OSError:
+        return
+    with events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI | select.POLLERR)
+        until = time.monotonic() + most_s
+        while "populated 1" in events.read():
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            poll.poll(left_s * 1000)
+            events.seek(0)
+
+
 class Tree:
     """The cgroups of one endpoint: `root`, with one `uep-<id>` per user endpoint and one for the gate."""
 
@@ -152,14 +182,6 @@ class Tree:
         finally:
             probe.remove()
         return True
-
-    def sweep(self) -> int:
-        """Kill what a killed predecessor left below `root`; return how many cgroups it had. Privilege: write."""
-        if not self.root.is_dir():
-            return 0
-        left = sum(1 for entry in self.root.iterdir() if entry.is_dir())
-        kill_tree(self.root)
-        return left
 
     def remove(self) -> bool:
         """Remove the whole empty tree; False if something lives in it. Privilege: write access."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import time
 from pathlib import Path
 
 import setproctitle
@@ -14,7 +13,6 @@ from mep.base.exits import Exit
 from mep.priv import cgroup, clone, fds
 
 _GATE_GOODBYE_S = 1.0  # the gate tells the relay what happened; then it ends, willing or not
-_SWEEP_S = 5.0
 
 
 def start(tree: cgroup.Tree, *, label: str) -> clone.Child:
@@ -46,10 +44,8 @@ def _guard(pidfd: int, parent: int, root: Path, label: str) -> int:
     for child in _children(root):
         if child.name.startswith("uep-"):
             cgroup.kill_tree(child)
-    _wait_empty(root, _GATE_GOODBYE_S)
-    cgroup.kill_tree(root)
-    _wait_empty(root, _SWEEP_S)
-    cgroup.remove_tree(root)
+    cgroup.wait_empty(root, _GATE_GOODBYE_S)
+    cgroup.kill_and_remove(root)
     return Exit.OK
 
 
@@ -58,21 +54,3 @@ def _children(root: Path) -> list[Path]:
         return [entry for entry in root.iterdir() if entry.is_dir()]
     except OSError:
         return []
-
-
-def _wait_empty(root: Path, most_s: float) -> None:
-    """Return when nobody lives below `root`, or after `most_s`. Privilege: none."""
-    try:
-        events = open(root / "cgroup.events", encoding="ascii")  # noqa: SIM115 - closed by the with below
-    except OSError:
-        return
-    with events:
-        poll = select.poll()
-        poll.register(events, select.POLLPRI | select.POLLERR)
-        until = time.monotonic() + most_s
-        while "populated 1" in events.read():
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                return
-            poll.poll(left_s * 1000)
-            events.seek(0)

@@ -56,6 +56,12 @@ class Registered(_Message, frozen=True, kw_only=True, tag="registered"):
     keys: list[PublicKey]
 
 
+class Owner(_Message, frozen=True, kw_only=True, tag="owner"):
+    """Without root: the ids of the identities that the endpoint's owner has, the only ones it serves."""
+
+    identities: list[str]
+
+
 class Fatal(_Message, frozen=True, kw_only=True, tag="fatal"):
     """The gate cannot go on and a restart would not help (401, 404, locked ...)."""
 
@@ -115,6 +121,12 @@ class Mapped(_Message, frozen=True, kw_only=True, tag="mapped"):
     identity: str
 
 
+class Spawned(_Message, frozen=True, kw_only=True, tag="spawned"):
+    """From a session process: the pid of the user process behind it, for `mep status`."""
+
+    pid: int
+
+
 class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
     """Sent by the user endpoint once it takes tasks."""
 
@@ -152,9 +164,9 @@ class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
     grace_s: float
 
 
-GateToMonitor = Start | ServiceState | Registered | Fatal
+GateToMonitor = Start | ServiceState | Registered | Owner | Fatal
 MonitorToGate = Decision | UepEvent | Running | Reregister | Stop
-ChildToMonitor = Mapped | Ready | Failed | Note
+ChildToMonitor = Mapped | Spawned | Ready | Failed | Note
 MonitorToChild = Go | Refresh | Quit
 
 R = TypeVar("R")

@@ -1,0 +1,163 @@
+"""The endpoint's files that are read again when they change: template, schema, environment, identity mapping.
+
+A broken file never takes effect: the last good one stays in force, one log line and `mep status` say so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mep.base.codes import Code
+from mep.base.errors import InputError, MepError
+from mep.config.environment import load_user_environment
+from mep.config.paths import EndpointPaths
+from mep.host.programs import run_program
+from mep.host.trusted import read_trusted
+from mep.identity.mapping import Mapping
+from mep.wire.control import FileStatus
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template's text, its label in messages, and what it may include, by name."""
+
+    text: str
+    source: str
+    includes: dict[str, str]
+
+
+class _Live(Generic[T]):
+    """One file: its value now, and what is wrong with the newest version, if anything."""
+
+    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+        self.path = path
+        self._read = read
+        self.value = read(path)  # at the start there is no last good one: errors are the caller's
+        self.broken: FileStatus | None = None
+
+    def reload(self) -> bool:
+        """Read it again; True if the value in force changed."""
+        try:
+            value = self._read(self.path)
+        except MepError as error:
+            text = error.for_admin()
+            if self.broken is None or self.broken.error != text:
+                log.error("%s: the change is not in force: %s", self.path, text)
+                self.broken = FileStatus(path=str(self.path), error=text, since=time.time())
+            return False
+        if self.broken is not None:
+            log.info("%s is good again", self.path)
+            self.broken = None
+        changed = value != self.value
+        self.value = value
+        return changed
+
+
+class LiveFiles:
+    """All of them. Reading checks owners and modes (the daemon's user is the one who may have written them)."""
+
+    def __init__(
+        self, paths: EndpointPaths, *, endpoint_id: str, owner_uid: int, mapping_timeout_s: float, mapped: bool
+    ) -> None:
+        """Read all; InputError and HostError name the file at fault. Privilege: read access to them.
+
+        `mapped`: the endpoint maps identities, and a mapping file must be there.
+        """
+        self._owner_uid = owner_uid
+        self._endpoint_id = endpoint_id
+        self._mapping_timeout_s = mapping_timeout_s
+        self._paths = paths
+        self._template = _Live(paths.template, self._read_template)
+        self._schema = _Live(paths.schema, self._read_schema)
+        self._environment = _Live(paths.environment, self._read_environment)
+        self._mapping = _Live(paths.mapping, self._read_mapping) if mapped else None
+        self._all: tuple[_Live[Any], ...] = tuple(
+            live for live in (self._template, self._schema, self._environment, self._mapping) if live is not None
+        )
+
+    @property
+    def template(self) -> Template:
+        return self._template.value
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        return self._schema.value
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self._environment.value
+
+    @property
+    def mapping(self) -> Mapping | None:
+        return self._mapping.value[1] if self._mapping is not None else None
+
+    @property
+    def broken(self) -> list[FileStatus]:
+        return [live.broken for live in self._all if live.broken is not None]
+
+    def paths(self) -> list[Path]:
+        """Return every file that is worth watching."""
+        return [live.path for live in self._all] + [self._paths.template_fallback, self._paths.config]
+
+    def reload(self) -> bool:
+        """Read all again; True if what the relay was told at registration has changed."""
+        changed = {id(live) for live in self._all if live.reload()}
+        for live in self._all:
+            if id(live) in changed:
+                log.info("%s: the change is in force", live.path)
+        return id(self._template) in changed or id(self._schema) in changed
+
+    # ---- one reader per file ----
+
+    def _text(self, path: Path) -> str:
+        return read_trusted(path, owner_uid=self._owner_uid)
+
+    def _read_template(self, path: Path) -> Template:
+        if not path.exists() and self._paths.template_fallback.exists():
+            path = self._paths.template_fallback  # older stock folders
+        others = sorted(p for p in path.parent.glob("*.j2") if p != path)
+        return Template(self._text(path), path.name, {other.name: self._text(other) for other in others})
+
+    def _read_schema(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        try:
+            schema = json.loads(self._text(path))
+        except (ValueError, RecursionError) as error:
+            raise InputError(Code.SCHEMA_INVALID, f"{path} is not valid JSON: {error}.", step="") from None
+        if not isinstance(schema, dict):
+            raise InputError(Code.SCHEMA_INVALID, f"{path}: wanted a JSON object.", step="")
+        return schema
+
+    def _read_environment(self, path: Path) -> dict[str, str]:
+        if not path.exists():
+            return {}
+        return load_user_environment(self._text(path), source=str(path))
+
+    def _read_mapping(self, path: Path) -> tuple[str, Mapping]:
+        if not path.exists():
+            raise InputError(
+                Code.CONFIG_INVALID,
+                f"{path} is missing: an endpoint that root starts must say who becomes whom.",
+                step="",
+            )
+        text = self._text(path)
+        timeout_s = self._mapping_timeout_s
+
+        def run(argv: Sequence[str], stdin: bytes) -> bytes:
+            return run_program(argv, stdin, timeout_s=timeout_s)
+
+        mapping = Mapping.parse(text, source=str(path), endpoint_id=self._endpoint_id, run=run)
+        for warning in mapping.warnings:
+            log.warning("%s", warning)
+        return text, mapping

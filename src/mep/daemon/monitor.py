@@ -1,0 +1,326 @@
+"""The monitor: the endpoint's root process. No network, no threads; it verifies, admits, forks, reaps, kills."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import setproctitle
+
+import mep
+from mep.base.codes import Code
+from mep.base.errors import InputError, MepError
+from mep.base.exits import Exit
+from mep.daemon.controlserver import ControlServer
+from mep.daemon.files import LiveFiles
+from mep.daemon.gatekeeper import Gatekeeper
+from mep.daemon.keeper import Keeper, Ties
+from mep.daemon.loop import Loop, Timer
+from mep.daemon.request import Request, serve_request
+from mep.daemon.settings import Endpoint, GateSettings, Parts
+from mep.daemon.shelter import Shelter
+from mep.daemon.state import State, make_private_directory
+from mep.daemon.ueps import Wish
+from mep.daemon.verify import Verifier
+from mep.host.notify import tell_systemd
+from mep.host.watch import Watch
+from mep.priv import clone
+from mep.priv.box import Box, SessionBox
+from mep.wire import control
+from mep.wire.control import EndpointStatus, Reply, ServiceStatus
+from mep.wire.privsep import Fatal, Owner, Registered, Reregister, ServiceState, Start
+from mep.wire.rest import RegistrationMetadata, RegistrationRequest
+
+log = logging.getLogger(__name__)
+
+_SETTLE_S = 0.2  # an editor writes a file in several steps; several files change together
+
+OnUp = Callable[[int, str], None]
+
+
+class Monitor:
+    """One run of one endpoint. `on_up(0, "")` is called once it is registered and consumes, or with an exit
+    status and the reason if that can never be."""
+
+    def __init__(self, endpoint: Endpoint, parts: Parts, *, on_up: OnUp) -> None:
+        """Read all files; fork the guard, then the gate. MepError says what is in the way.
+
+        Privilege: root for a multi-user endpoint.
+        """
+        self._endpoint, self._parts, self._on_up = endpoint, parts, on_up
+        self._name = endpoint.name
+        setproctitle.setproctitle(f"mep monitor: {self._name}")
+        self._state = State(endpoint.paths)
+        make_private_directory(endpoint.paths.run_dir)
+        self._files = LiveFiles(
+            endpoint.paths,
+            endpoint_id=self._state.endpoint_id,
+            owner_uid=endpoint.owner.uid,
+            mapping_timeout_s=endpoint.config.mapping_timeout_s,
+            mapped=endpoint.privileged,
+        )
+        self._config_dump = endpoint.config.model_dump(mode="json")
+        self._loop = Loop()
+        self._shelter = Shelter(self._loop, self._state, name=self._name, unique=str(endpoint.paths.state_dir))
+        self._verifier = Verifier(self._state, required=endpoint.config.require_signed_commands)
+        self._owner_identities: frozenset[str] = frozenset()
+        self._services: dict[str, ServiceStatus] = {}
+        self._since = time.time()
+        self._exit = int(Exit.OK)
+        self._up = False
+        self._stopping = False
+        self._settling: Timer | None = None
+        self._control: ControlServer | None = None
+        self._keeper = Keeper(
+            self._loop,
+            endpoint,
+            Ties(
+                make_box=self._shelter.make_box,
+                fork=self._fork,
+                decided=lambda decision: self._gate.decided(decision),
+                happened=lambda event: self._gate.say(event),
+                obeyed=lambda wish: self._state.remember_command(wish.claims.jti, wish.claims.exp + 400),
+                empty=self._all_gone,
+            ),
+        )
+        self._gate = Gatekeeper(
+            self._loop,
+            endpoint,
+            parts.run_gate,
+            settings=self._gate_settings,
+            handlers={
+                Start: self._on_start,
+                ServiceState: self._on_service,
+                Registered: self._on_registered,
+                Owner: self._on_owner,
+                Fatal: self._on_fatal,
+            },
+            running=self._keeper.ids,
+            gone=self._loop.stop,
+            cgroup_fd=self._shelter.gate_cgroup_fd(),
+        )
+
+    # ---- life ----
+
+    def run(self) -> int:
+        """Serve until stopped; returns the exit status. Privilege: root for a multi-user endpoint."""
+        self._gate.start()
+        self._parts.preload()
+        self._control = ControlServer(
+            self._loop, self._endpoint.paths.control_socket, self._verbs(), owner_uid=self._endpoint.owner.uid
+        )
+        self._watch = Watch(self._files.paths())
+        self._loop.watch(self._watch.fileno(), self._on_changed)
+        self._loop.catch_signals(
+            {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
+        )
+        # What is loaded by now is shared by all forks for as long as nobody writes to it: the collector would.
+        gc.collect()
+        gc.freeze()
+        log.info(
+            "endpoint %s: serving %s, user processes are kept by %s",
+            self._name,
+            "many users" if self._endpoint.privileged else "its owner only",
+            self._shelter.describe(),
+        )
+        try:
+            self._loop.run()
+        finally:
+            self._control.close()
+            self._shelter.close()
+        return self._exit
+
+    def _stop(self) -> None:
+        """Let everybody finish: user endpoints first, then the gate, then we."""
+        if self._stopping:
+            return
+        self._stopping = True
+        log.info("endpoint %s: stopping", self._name)
+        tell_systemd(STOPPING="1")
+        self._keeper.stop_all()
+
+    def _all_gone(self) -> None:
+        if self._stopping:
+            self._gate.stop()
+
+    # ---- from the gate ----
+
+    def _on_start(self, start: Start, fd: int | None) -> None:
+        try:
+            if fd is None:
+                raise InputError(Code.COMMAND_MALFORMED, "The start request came without its payload.")
+            claims = self._verifier.claims_of(start)
+            seen = self._verifier.seen_before(claims)
+        except MepError as error:
+            if fd is not None:
+                os.close(fd)
+            self._keeper.refuse(start.request_id, error)
+            return
+        wish = Wish(request_id=start.request_id, claims=claims, payload_fd=fd, at=time.monotonic())
+        self._keeper.start(wish, seen=seen)
+
+    def _on_service(self, message: ServiceState, _fd: int | None) -> None:
+        self._services[message.service] = ServiceStatus(
+            state=message.state, since=message.since, detail=message.detail
+        )
+        tell_systemd(STATUS=", ".join(f"{name} {s.state}" for name, s in self._services.items()))
+        if message.service == "broker" and message.state == "connected" and not self._up:
+            self._up = True
+            tell_systemd(READY="1")
+            log.info("endpoint %s (%s): up", self._name, self._state.endpoint_id)
+            self._on_up(Exit.OK, "")
+
+    def _on_registered(self, message: Registered, _fd: int | None) -> None:
+        try:
+            self._state.accept_id(message.endpoint_id)
+            if self._endpoint.config.require_signed_commands is not False:
+                self._state.accept_keys(message.keys)
+        except MepError as error:
+            self._fail(Exit.UNAVAILABLE, error.for_admin())
+
+    def _on_owner(self, message: Owner, _fd: int | None) -> None:
+        self._owner_identities = frozenset(message.identities)
+
+    def _on_fatal(self, message: Fatal, _fd: int | None) -> None:
+        self._fail(message.exit_code, f"{message.code}: {message.text}")
+
+    def _fail(self, status: int, text: str) -> None:
+        log.error("endpoint %s: cannot go on: %s", self._name, text)
+        self._exit = status
+        if not self._up:
+            self._on_up(status, text)
+        self._stop()
+
+    # ---- user endpoints ----
+
+    def _fork(self, wish: Wish, box: Box, sock: socket.socket) -> clone.Child:
+        """Fork the request process. Privilege: root, or none without root."""
+        template = self._files.template
+        request = Request(
+            request_id=wish.request_id,
+            endpoint_id=self._state.endpoint_id,
+            claims=wish.claims,
+            payload_fd=wish.payload_fd,
+            mapping=self._files.mapping,
+            owner_identities=self._owner_identities,
+            template=template.text,
+            template_source=template.source,
+            includes=template.includes,
+            schema=self._files.schema,
+            endpoint_config=self._config_dump,
+            environment=self._files.environment,
+            endpoint=self._endpoint,
+            boot=self._parts.boot,
+        )
+        leash = box.session_end if isinstance(box, SessionBox) else None
+        child = clone.spawn(lambda: serve_request(request, sock, leash), cgroup_fd=box.cgroup_fd)
+        if isinstance(box, SessionBox):
+            box.let_child_have_it()
+        return child
+
+    # ---- configuration ----
+
+    def _on_changed(self) -> None:
+        if self._watch.changed() and self._settling is None:
+            self._settling = self._loop.call_later(_SETTLE_S, self._reload)
+
+    def _reload(self) -> None:
+        self._settling = None
+        registered_text_changed = self._files.reload()
+        self._watch.set_paths(self._files.paths())
+        if registered_text_changed:
+            fd = os.memfd_create("registration", os.MFD_CLOEXEC)
+            os.write(fd, msgspec.json.encode(self._registration()))
+            os.lseek(fd, 0, os.SEEK_SET)
+            self._gate.say(Reregister(), fd)
+
+    def _registration(self) -> RegistrationRequest:
+        config, template = self._endpoint.config, self._files.template
+        return RegistrationRequest(
+            endpoint_name=self._name,
+            display_name=config.display_name,
+            metadata=RegistrationMetadata(
+                endpoint_version=mep.__version__,
+                python_version=platform.python_version(),
+                hostname=socket.getfqdn() if not sys.flags.isolated else socket.gethostname(),
+                local_user=self._endpoint.owner.name,
+                endpoint_config=self._endpoint.config_text,
+                user_config_template=template.text,
+                user_config_schema=self._files.schema or {},
+            ),
+            public=config.public,
+            high_assurance=config.high_assurance,
+            multi_user=self._endpoint.privileged,
+            allowed_functions=list(config.allowed_functions) if config.allowed_functions is not None else None,
+            authentication_policy=config.authentication_policy,
+            subscription_uuid=config.subscription_id,
+            admins=list(config.admins) or None,
+        )
+
+    def _gate_settings(self) -> GateSettings:
+        return GateSettings(
+            name=self._name,
+            relay_url=self._endpoint.relay_url,
+            auth_url=self._endpoint.auth_url,
+            registration=self._registration(),
+            endpoint_id=self._state.endpoint_id,
+            heartbeat_period_s=self._endpoint.config.heartbeat_period,
+            amqp_port=self._endpoint.config.amqp_port,
+            ask_owner=not self._endpoint.privileged,
+            credentials_fd=self._endpoint.credentials_fd,
+        )
+
+    # ---- control socket ----
+
+    def _verbs(self) -> dict[str, Callable[[control.Request], Reply]]:
+        return {
+            "status": lambda _: Reply(ok=True, status=self._status()),
+            "stop": lambda _: self._answer(self._stop),
+            "reload": lambda _: self._answer(self._reload),
+            "drain": lambda _: self._answer(lambda: self._drain(on=True)),
+            "undrain": lambda _: self._answer(lambda: self._drain(on=False)),
+            "stop-user": self._stop_user,
+        }
+
+    def _answer(self, act: Callable[[], Any]) -> Reply:
+        act()
+        return Reply(ok=True, status=self._status())
+
+    def _drain(self, *, on: bool) -> None:
+        self._keeper.draining = on
+        log.info("endpoint %s: %s", self._name, "draining" if on else "takes new work again")
+
+    def _stop_user(self, request: control.Request) -> Reply:
+        count = self._keeper.stop_user(request.user)
+        if not count:
+            return Reply(ok=False, code=Code.NOT_FOUND, text=f"{request.user!r} has no user endpoint here.")
+        return Reply(ok=True, text=f"{count} user endpoint(s) of {request.user} are told to finish.")
+
+    def _status(self) -> EndpointStatus:
+        if self._stopping:
+            state = "stopping"
+        elif not self._up:
+            state = "starting"
+        else:
+            state = "draining" if self._keeper.draining else "running"
+        return EndpointStatus(
+            name=self._name,
+            endpoint_id=self._state.endpoint_id,
+            state=state,
+            pid=os.getpid(),
+            since=self._since,
+            relay=self._services.get("relay"),
+            broker=self._services.get("broker"),
+            user_endpoints=self._keeper.statuses(),
+            broken_files=self._files.broken,
+            last_refusals=list(self._keeper.refusals),
+        )

@@ -1,0 +1,71 @@
+"""What a running endpoint is told at its start and never changes; what does change is in `files` and `state`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mep.config.endpoint import EndpointConfig
+from mep.config.paths import EndpointPaths
+from mep.priv.become import User
+from mep.wire.launch import Launch
+from mep.wire.rest import RegistrationRequest
+
+GRACE_S = 10.0  # from "finish" to "be killed", at a stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """What the gate is told: nothing of it is secret, the credentials come through an fd."""
+
+    name: str
+    relay_url: str
+    auth_url: str
+    registration: RegistrationRequest
+    endpoint_id: str
+    heartbeat_period_s: float
+    amqp_port: int | None
+    ask_owner: bool  # fetch the identities of the endpoint's owner (no root)
+    credentials_fd: int
+
+
+class RunGate(Protocol):
+    """The gate's main function: runs in its own process, unprivileged; returns the exit status."""
+
+    def __call__(self, settings: GateSettings, monitor_fd: int) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One endpoint, ready to be run.
+
+    `privileged`: the daemon is root and maps identities. `owner`: who runs it. `gate_user`: what the gate becomes,
+    None without root. `credentials_fd`: -1, or a memfd with the endpoint's credentials.
+    """
+
+    name: str
+    paths: EndpointPaths
+    config: EndpointConfig
+    config_text: str
+    relay_url: str
+    auth_url: str
+    privileged: bool
+    owner: User
+    gate_user: User | None
+    credentials_fd: int = -1
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    grace_s: float = GRACE_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The code that is handed to the daemon instead of being imported by it.
+
+    `boot` is what a user process becomes; `preload` imports what it needs, once, before the first fork.
+    """
+
+    boot: Callable[[Launch], int]
+    run_gate: RunGate
+    preload: Callable[[], None]

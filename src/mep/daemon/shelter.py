@@ -1,0 +1,79 @@
+"""Where user endpoints are kept on this host: cgroups with a guard, or session processes where there are none."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from mep.daemon.loop import Loop
+from mep.daemon.state import State
+from mep.priv import cgroup, clone, guard
+from mep.priv.box import Box, CgroupBox, SessionBox
+
+log = logging.getLogger(__name__)
+
+_GUARD_AGAIN_S = 0.1
+
+
+class Shelter:
+    """Chooses the way at the start, sweeps what a killed predecessor left, keeps the guard alive."""
+
+    def __init__(self, loop: Loop, state: State, *, name: str, unique: str) -> None:
+        """Fork the guard, early, while this process is small. Privilege: write access to the cgroups, if any."""
+        self._loop, self._label = loop, name
+        self._guard: clone.Child | None = None
+        self._closing = False
+        self._gate: cgroup.Cgroup | None = None
+        self._sweep_previous(state)
+        base = cgroup.find_base()
+        tree = cgroup.Tree(base, name, unique) if base is not None else None
+        self._tree = tree if tree is not None and tree.usable() else None
+        state.remember_cgroup(self._tree.root if self._tree else None)
+        if self._tree is not None:
+            self._start_guard()
+            self._gate = self._tree.make("gate")
+
+    def _sweep_previous(self, state: State) -> None:
+        previous = state.previous_cgroup()
+        if previous is not None and previous.is_dir():
+            log.warning("a killed daemon left %s: it is swept", previous)
+            cgroup.kill_and_remove(previous)
+
+    def describe(self) -> str:
+        """Return where user processes are kept, for the log."""
+        return f"cgroup {self._tree.root}" if self._tree else "session processes (no writable cgroup v2)"
+
+    def gate_cgroup_fd(self) -> int | None:
+        """Return where the gate is cloned into: the guard ends it there if it outlives the monitor."""
+        return self._gate.fd if self._gate else None
+
+    def make_box(self, name: str) -> Box:
+        """Return a fresh box for one user endpoint. HostError(SPAWN_FAILED). Privilege: write access."""
+        return CgroupBox(self._tree.make(name)) if self._tree else SessionBox()
+
+    def _start_guard(self) -> None:
+        if self._closing or self._tree is None:
+            return
+        self._guard = guard.start(self._tree, label=self._label)
+        self._loop.watch(self._guard.pidfd, self._on_guard_exit)
+
+    def _on_guard_exit(self) -> None:
+        if self._guard is None or clone.reap(self._guard.pidfd) is None:
+            return
+        self._loop.unwatch(self._guard.pidfd)
+        os.close(self._guard.pidfd)
+        self._guard = None
+        log.error("the guard is gone; it is started again")
+        self._loop.call_later(_GUARD_AGAIN_S, self._start_guard)
+
+    def close(self) -> None:
+        """End the guard and remove the tree: everybody in it is gone. Privilege: as at the start."""
+        self._closing = True
+        if self._guard is not None:
+            self._loop.unwatch(self._guard.pidfd)
+            clone.kill(self._guard.pidfd)
+            clone.reap(self._guard.pidfd, block=True)
+        if self._gate is not None:
+            self._gate.remove()
+        if self._tree is not None:
+            self._tree.remove()

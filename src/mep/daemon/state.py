@@ -1,0 +1,203 @@
+"""What a daemon remembers over its restarts: its id, the relay's pinned keys, replays, where its cgroups were."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mep.admit.replay import ReplayCache
+from mep.base.codes import Code
+from mep.base.errors import HostError, RefusedError
+from mep.base.ids import is_uuid
+from mep.config.paths import EndpointPaths
+from mep.wire.keys import PublicKey
+
+log = logging.getLogger(__name__)
+
+_REPLAYS = "replays"
+
+
+class State:
+    """The files of the state directory, which belongs to the daemon's user and is closed to all others (0700)."""
+
+    def __init__(self, paths: EndpointPaths) -> None:
+        """Make the directory, read what is there. HostError(CONFIG_UNTRUSTED | CONFIG_UNREADABLE).
+
+        Privilege: the owner of the directory.
+        """
+        self._directory = paths.state_dir
+        make_private_directory(self._directory)
+        self.endpoint_id = self._read_id(paths.endpoint_json)
+        self.keys: dict[str, PublicKey] = self._read_keys()
+        self.replays = self._read_replays()
+
+    # ---- the endpoint's id ----
+
+    def accept_id(self, endpoint_id: str) -> None:
+        """Remember the id the relay gave; RefusedError(RELAY_REFUSED) if it is another than before."""
+        if not is_uuid(endpoint_id):
+            raise RefusedError(
+                Code.RELAY_REFUSED, f"The relay answered with the id {endpoint_id[:60]!r}: no UUID."
+            )
+        if self.endpoint_id and endpoint_id != self.endpoint_id:
+            raise RefusedError(
+                Code.RELAY_REFUSED,
+                f"The relay answered with another endpoint's id: {endpoint_id}; this endpoint is "
+                f"{self.endpoint_id}.",
+            )
+        if not self.endpoint_id:
+            self.endpoint_id = endpoint_id
+            self._write("endpoint.json", json.dumps({"endpoint_id": endpoint_id}))
+
+    def _read_id(self, stock: Path) -> str:
+        for path in (self._directory / "endpoint.json", stock):
+            document = _read_json(path)
+            found = document.get("endpoint_id") if isinstance(document, dict) else None
+            if isinstance(found, str) and is_uuid(found):
+                return found
+        return ""
+
+    # ---- the relay's keys: trust on first use ----
+
+    def accept_keys(self, announced: Sequence[PublicKey]) -> None:
+        """Pin the relay's keys; take new ones only from an announcement that still holds a pinned one.
+
+        RefusedError(RELAY_REFUSED) otherwise, and where a relay that had keys announces none.
+        """
+        wanted = {key.kid: key for key in announced}
+        if wanted == self.keys:
+            return
+        if self.keys and not any(self.keys.get(kid) == key for kid, key in wanted.items()):
+            raise RefusedError(
+                Code.RELAY_REFUSED,
+                "The relay announced none of the signing keys that this endpoint knows "
+                f"(pinned: {', '.join(self.keys)}; announced: {', '.join(wanted) or 'none'}). If its keys were "
+                f"replaced on purpose, remove {self._directory / 'relay_keys.json'} and start again.",
+            )
+        for kid in wanted.keys() - self.keys.keys():
+            log.warning("the relay's signing key %s is trusted from now on", kid)
+        for kid in self.keys.keys() - wanted.keys():
+            log.warning("the relay's signing key %s is no longer trusted: the relay has retired it", kid)
+        self.keys = wanted
+        self._write("relay_keys.json", msgspec.json.encode(list(wanted.values())).decode())
+
+    def _read_keys(self) -> dict[str, PublicKey]:
+        text = self._read("relay_keys.json")
+        if not text:
+            return {}
+        try:
+            return {key.kid: key for key in msgspec.json.decode(text.encode(), type=list[PublicKey])}
+        except msgspec.DecodeError as error:
+            # Forgetting the pins would be trusting whoever comes next.
+            raise HostError(
+                Code.CONFIG_INVALID, f"{self._directory / 'relay_keys.json'} is damaged: {error}.", step=""
+            ) from None
+
+    # ---- replays ----
+
+    def remember_command(self, token_id: str, until: float) -> None:
+        """Write down a command that was obeyed, so that a restarted daemon does not obey it again.
+
+        Not synced to the disk: it outlives any process, and after a power cut the commands are too old anyway.
+        """
+        with open(self._directory / _REPLAYS, "a") as file:
+            file.write(f"{until:.0f} {json.dumps(token_id)}\n")
+
+    def _read_replays(self) -> ReplayCache:
+        now = time.time()
+        remembered: dict[str, float] = {}
+        for line in self._read(_REPLAYS).splitlines():
+            until, _, token_id = line.partition(" ")
+            try:
+                if float(until) > now:
+                    remembered[str(json.loads(token_id))] = float(until)
+            except ValueError:
+                log.error("%s holds a damaged line, which is skipped", self._directory / _REPLAYS)
+        self._write(_REPLAYS, "".join(f"{until:.0f} {json.dumps(jti)}\n" for jti, until in remembered.items()))
+        return ReplayCache(remembered)
+
+    # ---- cgroups of a predecessor ----
+
+    def previous_cgroup(self) -> Path | None:
+        """Return where the last daemon kept its user endpoints."""
+        text = self._read("cgroup").strip()
+        path = Path(text)
+        return path if text and path.is_absolute() and path.name.startswith("mep-") else None
+
+    def remember_cgroup(self, path: Path | None) -> None:
+        """Write it down before the first user endpoint is in it."""
+        self._write("cgroup", str(path) if path else "")
+
+    # ---- files ----
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self._directory / name).read_text()
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise HostError(
+                Code.CONFIG_UNREADABLE, f"Cannot read {self._directory / name}: {error}.", step=""
+            ) from None
+
+    def _write(self, name: str, text: str) -> None:
+        write_private(self._directory / name, text)
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def make_private_directory(path: Path) -> None:
+    """Make `path`, closed to others; HostError(CONFIG_UNTRUSTED) if it is somebody else's.
+
+    Privilege: write access to its parent.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            Code.CONFIG_UNREADABLE, f"Cannot make or open {path}: {error.strerror}.", step=""
+        ) from None
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid():
+            raise HostError(
+                Code.CONFIG_UNTRUSTED, f"{path} belongs to uid {found.st_uid}; wanted {os.geteuid()}.", step=""
+            )
+        if found.st_mode & 0o077:
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file at once (0600): after a power cut the old or the new one is there. Privilege: write."""
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return it without what is the endpoint's own: its credentials and its settings."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(
+            ("MEP_", "GLOBUS_COMPUTE_CLIENT", "FUNCX_SDK_CLIENT", "NOTIFY_SOCKET", "JOURNAL_STREAM")
+        )
+    }

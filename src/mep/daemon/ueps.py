@@ -1,0 +1,157 @@
+"""The user endpoints of this daemon: one record each, from the fork to the last process's end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mep.base.errors import MepError
+from mep.daemon.loop import PRIORITY, Loop, Timer
+from mep.priv import clone
+from mep.priv.box import Box
+from mep.priv.clone import Child, Ended
+from mep.wire.control import UepStatus
+from mep.wire.privsep import Channel, ChildToMonitor, Failed, MonitorToChild
+from mep.wire.signing import StartClaims
+
+log = logging.getLogger(__name__)
+
+#: A user endpoint may tell us this many notes in a row, then as many per second: more waits in its own socket.
+NOTES_PER_S = 20
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A start command that is to be obeyed: what the gate sent, verified. `payload_fd` is owned by the wish."""
+
+    request_id: str
+    claims: StartClaims
+    payload_fd: int
+    at: float  # monotonic
+
+    def close(self) -> None:
+        os.close(self.payload_fd)
+
+
+@dataclass
+class Uep:
+    """One user endpoint. `state`: mapping -> starting -> running -> stopping -> gone."""
+
+    uep_id: str
+    request_id: str
+    subject: str
+    username: str
+    token_ids: deque[str]
+    child: Child
+    box: Box
+    channel: Channel[MonitorToChild, ChildToMonitor]
+    state: str = "mapping"
+    since: float = field(default_factory=time.time)
+    user: str = ""
+    uid: int = -1
+    gid: int = -1
+    pid: int = 0
+    rule: str = ""
+    session: bool = False
+    deadline: Timer | None = None
+    failed: Failed | None = None
+    ended: Ended | None = None
+    was_ready: bool = False
+    quit_asked: bool = False
+    killed_because: MepError | None = None  # why we killed it
+    command: Wish | None = None  # the command it is for, until that is decided
+    refreshed: Wish | None = None  # the newest command that came while it ran
+    waiting: Wish | None = None  # a command that came while it was stopping
+    note: str = ""
+    tasks_done: int = 0
+    tasks_pending: int = 0
+    events_fd: int = -1
+    allowance: float = float(NOTES_PER_S)
+    allowance_at: float = field(default_factory=time.monotonic)
+
+    def status(self) -> UepStatus:
+        """Return the row of `mep status`."""
+        return UepStatus(
+            uep_id=self.uep_id,
+            user=self.user,
+            uid=self.uid,
+            pid=self.pid or self.child.pid,
+            state={"mapping": "starting"}.get(self.state, self.state),
+            since=self.since,
+            identity=self.username or self.subject,
+            note=self.note,
+            tasks_done=self.tasks_done,
+            tasks_pending=self.tasks_pending,
+        )
+
+    def may_speak(self) -> bool:
+        """Count one message against the allowance; False if it is used up for now."""
+        now = time.monotonic()
+        self.allowance = min(NOTES_PER_S, self.allowance + (now - self.allowance_at) * NOTES_PER_S)
+        self.allowance_at = now
+        if self.allowance < 1.0:
+            return False
+        self.allowance -= 1.0
+        return True
+
+    def describe(self) -> str:
+        """Return what every log line about it begins with."""
+        who = f"{self.username or self.subject} as {self.user} uid {self.uid}" if self.user else self.username
+        return f"request {self.request_id} uep {self.uep_id} ({who}, pid {self.pid or self.child.pid})"
+
+
+class Reaper:
+    """Sees user endpoints to their end: reap the first process, kill the rest, wait until all are gone."""
+
+    def __init__(self, loop: Loop, *, on_exit: Callable[[Uep], None], on_gone: Callable[[Uep], None]) -> None:
+        self._loop = loop
+        self._exited, self._all_gone = on_exit, on_gone
+
+    def follow(self, uep: Uep) -> None:
+        """Wait for its end. Privilege: none."""
+        self._loop.watch(uep.child.pidfd, lambda: self._on_exit(uep))
+
+    def _on_exit(self, uep: Uep) -> None:
+        ended = clone.reap(uep.child.pidfd)
+        if ended is None:
+            return
+        uep.ended = ended
+        uep.state = "stopping"
+        self._loop.unwatch(uep.child.pidfd)
+        self._exited(uep)
+        self.sweep(uep)
+
+    def sweep(self, uep: Uep) -> None:
+        """Kill what the first process left, and go on when all are gone. Privilege: as the box."""
+        uep.box.kill()
+        if uep.box.is_empty():
+            self._gone(uep)
+            return
+        uep.events_fd = uep.box.open_events()
+        self._loop.watch(uep.events_fd, lambda: self._maybe_gone(uep), PRIORITY)
+        self._maybe_gone(uep)
+
+    def _maybe_gone(self, uep: Uep) -> None:
+        if uep.events_fd < 0:
+            return
+        os.pread(uep.events_fd, 256, 0)  # reading re-arms the notification
+        if uep.box.is_empty():
+            self._loop.unwatch(uep.events_fd)
+            os.close(uep.events_fd)
+            uep.events_fd = -1
+            self._gone(uep)
+
+    def _gone(self, uep: Uep) -> None:
+        uep.state = "gone"
+        self._all_gone(uep)
+
+
+def channel_over(sock: socket.socket) -> Channel[MonitorToChild, ChildToMonitor]:
+    """Return the monitor's end of a child's socket. It never blocks: who does not read, misses it."""
+    sock.settimeout(0.0)
+    return Channel(sock, ChildToMonitor)
