@@ -223,7 +223,7 @@ class Running:
 @contextmanager
 def user_endpoint(
     place: Site,
-    state_dir: Path,
+    directory: Path,
     template: str,
     *,
     options: dict[str, Any] | None = None,
@@ -250,8 +250,8 @@ def user_endpoint(
         "user_name": "alice",
         "uid": os.getuid(),
         "gid": os.getgid(),
-        "home": str(state_dir),
-        "state_dir": str(state_dir),
+        "home": str(directory),
+        "state_dir": str(directory),
         **launch,
     }
     pid = os.fork()
@@ -264,7 +264,7 @@ def user_endpoint(
             os._exit(99)
     theirs.close()
     os.close(fd)
-    running = Running(pid, ours, state_dir)
+    running = Running(pid, ours, directory)
     try:
         if expect_ready:
             heard = running.hear()

@@ -38,7 +38,7 @@ class IdleClock:
             return Verdict()
         if self._moved:
             self._moved = False
-            return Verdict()
+            return Verdict(beats_left=None if outstanding else self._soft)
         self._still += 1
         self._idle = 0 if outstanding else self._idle + 1
         if not outstanding:

@@ -16,6 +16,7 @@ import os
 import struct
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator
 
 import msgspec
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 _HEAD = struct.Struct("<II")
 _MAGIC = b"mep-journal-1\n"
 _COMPACT_ABOVE_BYTES = 1024 * 1024
+_KEPT_IDS = 1000  # of forgotten tasks, over a compaction: more than can be delivered and not acknowledged
+_LOCK_AGAIN_S = 0.05
+_LOCKED = {errno.EACCES, errno.EAGAIN}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -75,19 +79,25 @@ class Journal:
     A failed write leaves the file as it was before it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, wait_for_lock_s: float = 10.0) -> None:
         self.path = path
-        self._lock = _take_lock(path + ".lock")
+        self._lock = _take_lock(path + ".lock", wait_for_lock_s)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._end = 0
         self._dirty = False
         self._places: dict[str, list[tuple[int, int]]] = {}  # where a live task's records are
+        self._past: deque[str] = deque(maxlen=_KEPT_IDS)
         self.last_sync_s = 0.0
 
     @property
     def dirty(self) -> bool:
         """Tell whether something is written and not yet on disk."""
         return self._dirty
+
+    @property
+    def wasteful(self) -> bool:
+        """Tell whether most of the file is history; the next `sync` will compact it."""
+        return self._end > _COMPACT_ABOVE_BYTES and self._end > 4 * self._live_bytes()
 
     def recover(self) -> Iterator[Record]:
         """Yield every record, oldest first; cut off a torn end. Call once, before the first write."""
@@ -120,7 +130,7 @@ class Journal:
         chunks, places, at = [], [], self._end
         for record in records:
             body = _encode(record)
-            chunks += [_HEAD.pack(len(body), zlib.crc32(body)), body]
+            chunks.append(_frame(body))
             places.append((record, at, _HEAD.size + len(body)))
             at += _HEAD.size + len(body)
         self._put(b"".join(chunks))
@@ -131,7 +141,7 @@ class Journal:
         """Put on disk what was written; compact when most of the file is history."""
         started = time.monotonic()
         try:
-            if self._end > _COMPACT_ABOVE_BYTES and self._end > 4 * self._live_bytes():
+            if self.wasteful:
                 self._compact()
             else:
                 os.fdatasync(self._fd)
@@ -186,6 +196,7 @@ class Journal:
 
     def _remember(self, record: Record, at: int, length: int) -> None:
         if isinstance(record, Forgotten):
+            self._past.extend(record.task_ids)
             for task_id in record.task_ids:
                 self._places.pop(task_id, None)
         elif isinstance(record, Finished):
@@ -202,7 +213,9 @@ class Journal:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             moved: dict[str, list[tuple[int, int]]] = {}
-            at = os.write(fd, _MAGIC)
+            head = _MAGIC + _frame(_encode(Forgotten(list(self._past))))
+            _write_all(fd, head)
+            at = len(head)
             for task_id, places in self._places.items():
                 moved[task_id] = []
                 for where, length in places:
@@ -219,6 +232,10 @@ class Journal:
         self._fd, self._end, self._places = fd, at, moved
 
 
+def _frame(body: bytes) -> bytes:
+    return _HEAD.pack(len(body), zlib.crc32(body)) + body
+
+
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
@@ -233,14 +250,21 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _take_lock(path: str) -> int:
-    """Hold the one lock: a second user endpoint of the same id must not write here too."""
+def _take_lock(path: str, wait_s: float) -> int:
+    """Hold the one lock: a second user endpoint of the same id must not write here too.
+
+    One that is just leaving gets `wait_s` seconds to do so. Asking again is all that POSIX locks offer here: the
+    blocking call has no time limit, and an alarm would need the signal that tasks may use.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait_s
     try:
+        while not _try_lock(fd) and time.monotonic() < deadline:
+            time.sleep(_LOCK_AGAIN_S)
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
-        if error.errno in (errno.EACCES, errno.EAGAIN):
+        if error.errno in _LOCKED:
             raise HostError(
                 Code.ALREADY_RUNNING,
                 "Another process of this user endpoint is still at work.",
@@ -248,6 +272,16 @@ def _take_lock(path: str) -> int:
             ) from None
         raise _full(path, error) from None
     return fd
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _LOCKED:
+            return False
+        raise
+    return True
 
 
 def _full(path: str, error: OSError) -> HostError:

@@ -41,7 +41,7 @@ class Stage(Enum):
 
 @dataclass(slots=True)
 class Entry:
-    """A task that is not forgotten. `starts` counts, over all user endpoints of this id."""
+    """A task that is not forgotten. `chars`: its call's, then its result's. `starts` counts over all lives."""
 
     stage: Stage
     chars: int = 0
@@ -121,7 +121,7 @@ class Ledger:
             elif isinstance(record, Finished):
                 results[record.task_id] = Outcome(record.task_id, record.body, record.code)
                 calls.pop(record.task_id, None)
-                self._live[record.task_id] = Entry(Stage.FINISHED, durable=True)
+                self._live[record.task_id] = Entry(Stage.FINISHED, len(record.body), durable=True)
             elif isinstance(record, Forgotten):
                 for task_id in record.task_ids:
                     calls.pop(task_id, None)
@@ -164,14 +164,16 @@ class Ledger:
         if entry is None:  # refused before it was accepted: its result is all there is to remember
             entry = self._live[outcome.task_id] = Entry(Stage.FINISHED)
             self._undurable += 1
-        self.backlog_chars -= entry.chars
-        entry.stage, entry.chars = Stage.FINISHED, 0
+        self.backlog_chars += len(outcome.body) - entry.chars
+        entry.stage, entry.chars = Stage.FINISHED, len(outcome.body)
         self._write(Finished(outcome.task_id, outcome.code, outcome.body), keep=False)
         self._sync_soon()
 
     def forget(self, task_id: str) -> None:
         """The broker has its result."""
         entry = self._live.pop(task_id, None)
+        if entry is not None:
+            self.backlog_chars -= entry.chars
         self._remember(task_id)
         self._write(Forgotten([task_id]))
         if entry is not None and not entry.durable:
@@ -181,6 +183,8 @@ class Ledger:
         if not self._live and self._timer is not None:
             self._timer.cancel()  # nothing that a disk would have to remember
             self._timer = None
+        if not self._live and self._journal.wasteful and not self.full:
+            self._sync()
 
     def close(self) -> None:
         """Write the last records and close the journal."""

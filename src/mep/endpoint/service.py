@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 _CONNECT_WITHIN_S = 120.0
 _TERM_GRACE_S = 8.0
+LOCK_WAIT_S = 10.0  # for one of the same id that is just leaving
 _GOODBYE_S = 3.0
+_GOODBYE_ALONE_S = 0.3  # without a monitor: whoever killed it wants us gone
 
 
 class UserEndpoint:
@@ -50,7 +52,7 @@ class UserEndpoint:
             amqp_port=config.amqp_port,
             on_state=self._on_broker,
         )
-        self._journal = Journal(home.file("journal"))
+        self._journal = Journal(home.file("journal"), wait_for_lock_s=LOCK_WAIT_S)
         self._engine: Engine = self._build_engine()
         self._tasks = Tasks(
             self._engine,
@@ -59,10 +61,12 @@ class UserEndpoint:
             uep_id=launch.uep_id,
             allowed_functions=_allowed(launch.allowed_functions, config.allowed_functions),
             retry_lost=config.retry_lost_tasks,
-            on_moved=self._idle.moved,
+            on_moved=self._moved,
             on_trouble=self._note,
         )
         self._beat_timer: asyncio.TimerHandle | None = None
+        self._goodbye_s = _GOODBYE_S
+        self._countdown = ""
 
     async def run(self) -> int:
         """Live until told or idle."""
@@ -129,10 +133,20 @@ class UserEndpoint:
         countdown = ""
         if verdict.beats_left is not None and not verdict.hard:
             countdown = f"idle, leaves in {verdict.beats_left} heartbeat{'s' * (verdict.beats_left != 1)}"
-        show_title(self._launch, countdown)
-        self._note(countdown)
+        self._show(countdown)
         if not first:
             self._home.trim_output()
+
+    def _moved(self) -> None:
+        self._idle.moved()
+        if self._countdown:
+            self._show("")
+
+    def _show(self, countdown: str) -> None:
+        if countdown != self._countdown:
+            self._countdown = countdown
+            show_title(self._launch, countdown)
+        self._note()
 
     def _report(self, *, active: bool) -> None:
         links, more = self._links, self._tasks.trouble
@@ -149,9 +163,9 @@ class UserEndpoint:
         future = links.reports_route.publish(links.reports, body)
         future.add_done_callback(_log_unsent)
 
-    def _note(self, countdown: str = "") -> None:
+    def _note(self) -> None:
         broker = self._links.state
-        parts = [self._engine.kind, countdown, self._tasks.trouble]
+        parts = [self._engine.kind, self._countdown, self._tasks.trouble]
         if broker.state != "connected":
             parts.append(f"broker {broker.state}")
         text = "; ".join(part for part in parts if part)
@@ -166,6 +180,7 @@ class UserEndpoint:
         self._want_out("told to stop", grace_s)
 
     def _on_monitor_gone(self) -> None:
+        self._goodbye_s = _GOODBYE_ALONE_S
         self._want_out("the monitor is gone", 0.0)
 
     def _on_refresh(self, fd: int) -> None:
@@ -174,7 +189,7 @@ class UserEndpoint:
         except InputError as error:
             log.error("refresh: %s", error.for_admin())
             return
-        self._idle.moved()  # somebody counts on this endpoint: the idle time begins anew
+        self._moved()  # somebody counts on this endpoint: the idle time begins anew
 
     def _want_out(self, reason: str, grace_s: float) -> None:
         if not self._leave.done():
@@ -194,7 +209,7 @@ class UserEndpoint:
         await self._engine.stop(0.0)
         self._tasks.lose_running(f"The user endpoint stopped ({reason}) while the task ran.")
         self._report(active=False)
-        await self._links.close(_GOODBYE_S)
+        await self._links.close(self._goodbye_s)
 
 
 def _log_unsent(done: asyncio.Future[None]) -> None:

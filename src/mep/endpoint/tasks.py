@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from mep.base.codes import Code
@@ -50,7 +50,7 @@ class Tasks:
         self._ledger = Ledger(journal, on_durable=self._acknowledge, on_full=self._on_full)
         self._outbox = Outbox(links.results, links.results_route, self._on_confirmed)
         self._consumer: Consumer | None = None
-        self._unacked: deque[Delivery] = deque()
+        self._unacked: Delivery | None = None  # the last one; acknowledging it acknowledges all before it
         self._backlog_tasks = max(_BACKLOG_TASKS, 4 * engine.workers)
         self._stopping = False
         self._quiet: asyncio.Future[None] | None = None
@@ -139,7 +139,7 @@ class Tasks:
             self._take(read)
         if self._consumer is not consumer:
             return  # the journal became full: this delivery went back to the queue with its channel
-        self._unacked.append(delivery)
+        self._unacked = dataclasses.replace(delivery, body=b"", headers={}, properties=None)
         if self._ledger.settled():
             self._acknowledge()
 
@@ -157,17 +157,16 @@ class Tasks:
     def _acknowledge(self) -> None:
         """Acknowledge all that was delivered, if it is safe and there is not too much waiting already."""
         too_much = self._ledger.outstanding > self._backlog_tasks or self._ledger.backlog_chars > _BACKLOG_CHARS
-        if not self._unacked or self._consumer is None or too_much or self._ledger.full:
+        if self._unacked is None or self._consumer is None or too_much or self._ledger.full:
             return
-        last = self._unacked[-1]
-        self._unacked.clear()
+        last, self._unacked = self._unacked, None
         self._consumer.ack(last, multiple=True)
 
     def _on_full(self, why: str) -> None:
         """With no room for the journal nothing more is taken; what runs is still answered."""
         self.trouble = f"{Code.JOURNAL_FULL.value}: {why}" if why else ""
         if why and self._consumer is not None:
-            self._unacked.clear()
+            self._unacked = None
             consumer, self._consumer = self._consumer, None
             consumer.close()
         elif not why and not self._stopping:
@@ -197,7 +196,7 @@ class Tasks:
         self.done += 1
         self._on_moved()
         self._ledger.forget(task_id)
-        if self._unacked and self._ledger.settled():
+        if self._unacked is not None and self._ledger.settled():
             self._acknowledge()
 
 

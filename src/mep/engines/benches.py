@@ -9,10 +9,12 @@ from mep.base.errors import HostError
 from mep.config.engines import EngineConfig
 from mep.engines.base import Surroundings
 from mep.engines.worker import Bench
+from mep.serialize.facade import Serializer
 
 
 def make_bench(config: EngineConfig, around: Surroundings, *, owns_process: bool) -> Bench:
     """Return where workers work: `working_dir`, relative to the user endpoint's directory, made if need be."""
+    Serializer(allowed=config.allowed_serializers or ())  # complains now, not at the first task
     wanted = os.path.expanduser(config.working_dir)
     directory = os.path.join(around.state_dir, wanted)
     try:

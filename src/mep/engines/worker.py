@@ -79,6 +79,7 @@ def execute(buffer: str, task_id: str, serializers: tuple[str, ...], bench: Benc
         message = _call(buffer, serializers, bench)
     except BaseException as error:  # noqa: BLE001 - whatever a user's function raises is its result
         code, error_message, message = _describe(error)
+        message = _cut(message, bench.max_result_chars)
     statuses = [
         envelope.Transition(timestamp=started_ns, state="execution-start", actor="worker"),
         envelope.Transition(timestamp=time.time_ns(), state="execution-end", actor="worker"),
@@ -164,6 +165,11 @@ def _text(error: BaseException, *, keep_frames: bool) -> str:
         return "".join(traceback.format_exception(type(error), error, own_end))
     except BaseException:  # noqa: BLE001 - a user's exception class may do anything, even here
         return f"{type(error).__name__} (its text could not be made)\n"
+
+
+def _cut(text: str, most: int) -> str:
+    """An exception may hold the data it complains about: keep both ends of its text."""
+    return text if len(text) <= most else f"{text[: most // 4]}\n[...]\n{text[-most // 2 :]}"
 
 
 def _skip_own_frames(trace: TracebackType | None) -> TracebackType | None:
