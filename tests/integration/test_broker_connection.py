@@ -143,6 +143,8 @@ async def test_a_bad_url_is_told_of_and_does_not_raise_into_the_loop() -> None:
 async def test_close_leaves_no_task_no_timer_no_socket(broker: BrokerAddress, proxy: Proxy, moment: str) -> None:
     states = States()
     connection = quick(Secret(proxy.url(broker.amqp.reveal())), states)
+    stumbles: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: stumbles.append(context))
     if moment == "while connecting":
         proxy.swallow()
     if moment == "while away":
@@ -166,6 +168,7 @@ async def test_close_leaves_no_task_no_timer_no_socket(broker: BrokerAddress, pr
     assert connection._connection is None
     ours = {task for task in asyncio.all_tasks() if "pika" in repr(task) or "broker" in repr(task.get_coro())}
     assert not ours
+    assert not stumbles
 
 
 async def test_the_topology_is_prepared_before_anything_is_consumed(broker: BrokerAddress) -> None:

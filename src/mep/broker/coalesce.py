@@ -21,6 +21,10 @@ class CoalescingConnection(AsyncioConnection):  # type: ignore[misc]
         self._pending: list[bytes] = []
         self._pending_bytes = 0
 
+    def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
+        # where we are closed while still connecting, pika hands over the exception's class, and stumbles over it
+        super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
+
     def _adapter_emit_data(self, data: bytes) -> None:
         self._pending.append(data)
         self._pending_bytes += len(data)
