@@ -102,7 +102,7 @@ def test_a_wrong_secret_and_an_unknown_grant_are_refused(relay: Relay) -> None:
     assert grant(relay, status=400, grant_type="password")["error"] == "unsupported_grant_type"
 
 
-def login(relay: Relay, token: str, scope: str) -> tuple[str, str, dict[str, str]]:
+def login(relay: Relay, token: str, scope: str) -> tuple[str, str, dict[str, Any]]:
     """Go through the login page; return code, verifier and what was asked."""
     verifier = "v" * 50
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
@@ -126,7 +126,7 @@ def login(relay: Relay, token: str, scope: str) -> tuple[str, str, dict[str, str
 
 def test_an_interactive_login_gives_tokens_that_can_be_refreshed_and_revoked(relay: Relay) -> None:
     code, verifier, asked = login(relay, relay.token("alice@example.org"), f"{COMPUTE} openid")
-    form = {"client_id": NATIVE_CLIENT, "redirect_uri": asked["redirect_uri"], "code": code}
+    form: dict[str, Any] = {"client_id": NATIVE_CLIENT, "redirect_uri": asked["redirect_uri"], "code": code}
     told = grant(relay, grant_type="authorization_code", code_verifier=verifier, **form)
     keys = httpx.get(httpx.get(f"{relay.url}/.well-known/openid-configuration").json()["jwks_uri"]).json()["keys"]
     claims = jwt.decode(
@@ -155,7 +155,7 @@ def test_an_interactive_login_gives_tokens_that_can_be_refreshed_and_revoked(rel
 
 def test_a_code_is_worth_nothing_without_its_verifier(relay: Relay) -> None:
     code, _, asked = login(relay, relay.token("alice@example.org"), COMPUTE)
-    form = {"client_id": NATIVE_CLIENT, "redirect_uri": asked["redirect_uri"], "code": code}
+    form: dict[str, Any] = {"client_id": NATIVE_CLIENT, "redirect_uri": asked["redirect_uri"], "code": code}
     told = grant(relay, status=400, grant_type="authorization_code", code_verifier="w" * 50, **form)
     assert told["error"] == "invalid_grant"
 

@@ -47,9 +47,22 @@ class Uep:
     """A user endpoint's state. `open`: unfinished tasks. `tries`: start commands since the last progress."""
 
     __slots__ = (
-        "checked", "core", "facts", "idle_since", "inflight", "last_seen", "open", "period_s", "quiet", "record",
-        "settling", "state", "timer", "tries",
-    )  # fmt: skip
+        "checked",
+        "core",
+        "doubt",
+        "facts",
+        "idle_since",
+        "inflight",
+        "last_seen",
+        "open",
+        "period_s",
+        "quiet",
+        "record",
+        "settling",
+        "state",
+        "timer",
+        "tries",
+    )
 
     def __init__(self, record: UepRecord, core: Core) -> None:
         self.record = record
@@ -61,6 +74,7 @@ class Uep:
         self.period_s = record.period_s
         self.timer: asyncio.TimerHandle | None = None
         self.checked = 0.0  # when its consumer was last looked for; monotonic
+        self.doubt: asyncio.TimerHandle | None = None  # until its missing consumer is looked for again
         self.inflight = 0  # submits between "stored" and "published"
         self.quiet: asyncio.Event | None = None  # set when inflight falls to 0
         self.settling: asyncio.Future[None] | None = None  # while its queue is purged: submits wait
@@ -132,6 +146,7 @@ class Fleet:
         disarm(core)
         for uep in core.ueps.values():
             disarm(uep)
+            _end_doubt(uep)
             self.ueps.pop(uep.id, None)
         self.count()
 
@@ -174,6 +189,7 @@ class Fleet:
             disarm(core)
         for uep in self.ueps.values():
             disarm(uep)
+            _end_doubt(uep)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -191,6 +207,12 @@ def disarm(who: Core | Uep) -> None:
     if who.timer is not None:
         who.timer.cancel()
         who.timer = None
+
+
+def _end_doubt(uep: Uep) -> None:
+    if uep.doubt is not None:
+        uep.doubt.cancel()
+        uep.doubt = None
 
 
 async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:

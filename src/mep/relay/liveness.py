@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from mep.base.codes import Code
@@ -175,17 +178,18 @@ class Liveness:
         after all ignores it. `reports`: it has just shown a sign of life."""
         if not uep.core.uses_commands or (await self._broker.queue_facts(uep.id)).consumers:
             return
+        if uep.doubt is None:
+            again = partial(self._look_again, uep, reports=reports)
+            uep.doubt = asyncio.get_running_loop().call_later(_CHECK_AGAIN_S, self._spawn_look, uep, again)
 
-        def again(_: Uep) -> None:
-            self._fleet.spawn(self._look_again(uep, reports=reports), name=f"look at {uep.id} again")
-
-        self._fleet.arm(uep, _CHECK_AGAIN_S, again)
+    def _spawn_look(self, uep: Uep, again: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        uep.doubt = None
+        self._fleet.spawn(again(), name=f"look at {uep.id} again")
 
     async def _look_again(self, uep: Uep, *, reports: bool) -> None:
         if uep.state != UP:
             return
         if (await self._broker.queue_facts(uep.id)).consumers:
-            self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
             return
         log.warning("user endpoint %s: nobody takes its tasks", uep.id)
         if reports and uep.tries:
