@@ -22,9 +22,17 @@ PROCESS_EXCEPTIONS: dict[str, tuple[set[str], str]] = {
         {"os.fork", "os.kill", "os.waitpid"},
         "the process engine forks its workers",
     ),
-    "src/mep/engines/workermain.py": (
+    "src/mep/engines/child.py": (
         {"os.setpgid"},
-        "a worker leads a group, so that it ends with what it started",
+        "a forked worker leads a group, so that it ends with what it started",
+    ),
+    "src/mep/engines/parslquick.py": (
+        {"os.dup2", "os.fork", "os.waitpid", "signal.pidfd_send_signal"},
+        "the Parsl engine forks its interchange",
+    ),
+    "src/mep/engines/parslscaler.py": (
+        {"os.killpg"},
+        "ends the workers that Parsl's local provider started",
     ),
     "src/mep/host/programs.py": ({"os.killpg"}, "ends a mapping program, with what it started, at its time limit"),
     "src/mep/relay/proc.py": ({"os.killpg"}, "ends the relay's own broker node, which is a session"),
@@ -37,6 +45,7 @@ PROCESS_EXCEPTIONS: dict[str, tuple[set[str], str]] = {
 #: path -> why it runs programs
 RUNS_PROGRAMS: dict[str, str] = {
     "src/mep/endpoint/hooks.py": "endpoint_setup and endpoint_teardown of the template, as the user",
+    "src/mep/engines/parslquick.py": "Parsl's own way to start its interchange, where the fork is of no use",
     "src/mep/host/programs.py": "the administrator's mapping programs",
     "src/mep/relay/proc.py": "holds the broker node's process",
     "src/mep/relay/rabbit.py": "the relay's own broker node and its name service",
