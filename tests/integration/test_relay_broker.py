@@ -11,7 +11,6 @@ import pytest
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
 from mep.broker import BrokerConnection, Delivery
-from mep.relay import topology
 from mep.relay.amqp import Incoming, OutgoingTask, RelayBroker
 from mep.relay.brokeraddress import BrokerAddress
 from support.broker import manage, temporary_vhost
@@ -179,17 +178,21 @@ async def test_a_broker_that_lost_everything_is_furnished_again(broker_node: Bro
         await consumer.wait_consuming()
         uep = new_id()
         await relay.ensure_uep_queues(uep)
+        alice, group = new_id(), new_id()
+        await relay.ensure_group_queue(alice, group)
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         manage(broker_node, "DELETE", f"/vhosts/{address.vhost}")
         manage(broker_node, "PUT", f"/vhosts/{address.vhost}")
         manage(broker_node, "PUT", f"/permissions/{address.vhost}/mep", everything)
         async with asyncio.timeout(20):
             await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"t")])
+            await relay.ensure_group_queue(alice, group)  # must look, not remember
             peer = BrokerConnection(address.amqp, name="peer")
             peer.open()
             assert [d.body for d in await take(peer, f"{uep}.tasks", 1)] == [b"t"]
             await peer.publisher().publish("results", f"{uep}.results", b"r")
             await new.wait()
+            assert (await (await peer.channel()).inspect_queue(f"tg.{alice}.{group}")).messages == 0
         assert results == [b"r"]
         await consumer.close()
         await peer.close()
@@ -214,11 +217,3 @@ async def test_requests_during_an_outage_wait_for_its_end(broker: BrokerAddress)
         await asyncio.wait_for(asyncio.gather(*asked), 15)
         assert (await relay.queue_facts(uep)).messages == 1
         await relay.close()
-
-
-async def test_client_urls_carry_account_vhost_and_heartbeat() -> None:
-    address = BrokerAddress.of_url("amqps://admin:pw@broker.example:5671/site%2Fone?x=1", client_host="public:443")
-    url = address.client_url("uep.1", Secret("a/b@c:d")).reveal()
-    assert url == "amqps://uep.1:a%2Fb%40c%3Ad@public:443/site%2Fone?heartbeat=30"
-    assert address.management.reveal() == "https://admin:pw@broker.example:15671"
-    assert topology.id_of("some-id.results") == "some-id"

@@ -22,7 +22,7 @@ from mep.relay.brokeradmin import BrokerAdmin
 from mep.relay.topology import Grants
 
 PASSWORD = Secret("p@ss/w:rd %2F")  # must survive being put into a URL
-ENDPOINT, OTHER_ENDPOINT, UEP, OTHER_UEP, ALICE, BOB, GROUP = (new_id() for _ in range(7))
+ENDPOINT, OTHER_ENDPOINT, OLD_ENDPOINT, UEP, OTHER_UEP, ALICE, BOB, GROUP = (new_id() for _ in range(8))
 
 
 @dataclass
@@ -55,14 +55,14 @@ class World:
 async def world(broker: BrokerAddress) -> AsyncIterator[World]:
     admin, relay = BrokerAdmin(broker), RelayBroker(broker)
     await relay.open()
-    for endpoint in (ENDPOINT, OTHER_ENDPOINT):
+    for endpoint in (ENDPOINT, OTHER_ENDPOINT, OLD_ENDPOINT):
         await relay.ensure_endpoint_queues(endpoint)
-    for uep in (UEP, OTHER_UEP):
+    for uep in (UEP, OTHER_UEP, OLD_ENDPOINT):
         await relay.ensure_uep_queues(uep)
         await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"task of " + uep.encode())])
     for identity in (ALICE, BOB):
         await relay.ensure_group_queue(identity, GROUP)
-    everybody = (uep_grants(), endpoint_grants(), sdk_grants())
+    everybody = [role() for role in ROLES]
     for grants in everybody:
         await admin.ensure_user(grants, PASSWORD)
     yield World(broker, admin, relay)
@@ -83,6 +83,13 @@ def endpoint_grants() -> Grants:
 
 def sdk_grants() -> Grants:
     return topology.sdk_grants(ALICE)
+
+
+def old_endpoint_grants() -> Grants:
+    return topology.single_user_grants(OLD_ENDPOINT)
+
+
+ROLES = (uep_grants, endpoint_grants, sdk_grants, old_endpoint_grants)
 
 
 def publish(exchange: str, key: str) -> Callable[[BlockingChannel], Any]:
@@ -122,7 +129,7 @@ async def test_a_submitter_can_read_results(world: World) -> None:
     assert properties.timestamp
 
 
-@pytest.mark.parametrize("role", [uep_grants, endpoint_grants, sdk_grants])
+@pytest.mark.parametrize("role", ROLES)
 async def test_the_passive_declares_of_stock_peers_work(world: World, role: Callable[[], Grants]) -> None:
     """They say `direct` of a topic exchange, and the broker does not mind."""
 
@@ -139,6 +146,8 @@ FOREIGN = [
     f"{OTHER_UEP}.tasks",
     f"{ENDPOINT}.commands",
     f"{OTHER_ENDPOINT}.commands",
+    f"{OLD_ENDPOINT}.commands",
+    f"{OLD_ENDPOINT}.tasks",
     "results",
     "heartbeats",
     "rejected",
@@ -146,16 +155,17 @@ FOREIGN = [
     topology.group_queue(BOB, GROUP),
 ]
 OWN = {
-    "uep_grants": f"{UEP}.tasks",
-    "endpoint_grants": f"{ENDPOINT}.commands",
-    "sdk_grants": topology.group_queue(ALICE, GROUP),
+    "uep_grants": {f"{UEP}.tasks"},
+    "endpoint_grants": {f"{ENDPOINT}.commands"},
+    "sdk_grants": {topology.group_queue(ALICE, GROUP)},
+    "old_endpoint_grants": {f"{OLD_ENDPOINT}.commands", f"{OLD_ENDPOINT}.tasks"},
 }
 
 
-@pytest.mark.parametrize("role", [uep_grants, endpoint_grants, sdk_grants])
+@pytest.mark.parametrize("role", ROLES)
 async def test_nobody_reads_purges_or_deletes_what_is_not_theirs(world: World, role: Callable[[], Grants]) -> None:
     for queue in FOREIGN:
-        if queue != OWN[role.__name__]:
+        if queue not in OWN[role.__name__]:
             await world.may_not(role(), get(queue))
             await world.may_not(role(), consume(queue, exclusive=False))
             await world.may_not(role(), call("queue_purge", queue))
@@ -169,14 +179,15 @@ _ALLOWED = {
     "uep_grants": {("results", f"{UEP}.results"), ("heartbeats", f"{UEP}.heartbeats")},
     "endpoint_grants": {("heartbeats", f"{ENDPOINT}.heartbeats")},
     "sdk_grants": set(),
+    "old_endpoint_grants": {(kind, f"{OLD_ENDPOINT}.{kind}") for kind in ("results", "heartbeats")},
 }
 
 
-@pytest.mark.parametrize("role", [uep_grants, endpoint_grants, sdk_grants])
+@pytest.mark.parametrize("role", ROLES)
 async def test_nobody_publishes_as_another_or_where_only_the_relay_does(
     world: World, role: Callable[[], Grants]
 ) -> None:
-    ids = (UEP, OTHER_UEP, ENDPOINT, OTHER_ENDPOINT)
+    ids = (UEP, OTHER_UEP, ENDPOINT, OTHER_ENDPOINT, OLD_ENDPOINT)
     wanted = {(exchange, f"{i}.{exchange}") for exchange in topology.EXCHANGES for i in ids}
     wanted |= {("", queue) for queue in FOREIGN}  # the default exchange reaches any queue
     wanted |= {("amq.topic", "x"), ("amq.direct", "x"), ("amq.fanout", "x")}
@@ -189,9 +200,9 @@ async def test_nobody_publishes_as_another_or_where_only_the_relay_does(
         await world.may_not(role(), publish(exchange, key))
 
 
-@pytest.mark.parametrize("role", [uep_grants, endpoint_grants, sdk_grants])
+@pytest.mark.parametrize("role", ROLES)
 async def test_nobody_declares_or_binds(world: World, role: Callable[[], Grants]) -> None:
-    own = OWN[role.__name__]
+    own = min(OWN[role.__name__])
     await world.may_not(role(), call("queue_declare", "new"))
     await world.may_not(role(), lambda channel: channel.queue_declare("", exclusive=True))
     await world.may_not(role(), call("exchange_declare", "new", "fanout"))
@@ -202,7 +213,7 @@ async def test_nobody_declares_or_binds(world: World, role: Callable[[], Grants]
     await world.may_not(role(), call("exchange_bind", "heartbeats", "results", "#"))
 
 
-@pytest.mark.parametrize("role", [uep_grants, endpoint_grants, sdk_grants])
+@pytest.mark.parametrize("role", ROLES)
 async def test_the_management_api_is_closed_to_clients(world: World, role: Callable[[], Grants]) -> None:
     management = world.address.management.reveal()
     where = management.rpartition("@")[2]

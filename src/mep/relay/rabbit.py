@@ -13,10 +13,8 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from mep.base.errors import HostError, ServiceError
 from mep.base.secrets import Secret
 from mep.broker.backoff import Backoff
 from mep.relay.brokeraddress import BrokerAddress
+from mep.relay.notifysocket import NotifySocket
 from mep.relay.proc import Child, ProcessKey, kill_session
 from mep.relay.rabbitfiles import ADMIN_USER, NodeFiles, Ports, Programs, find_programs, write_private
 
@@ -128,16 +127,19 @@ class PrivateRabbit:
                 [str(self._programs.epmd), "-port", str(self._ports.epmd), "-address", "127.0.0.1"]
             )
             await self._wait_for_epmd(self._epmd)
-        with tempfile.TemporaryDirectory(prefix="mep-") as short:  # a socket's path has room for 107 bytes
-            path = f"{short}/ready"
-            with _Ready(path) as ready:
-                environment = self._files.environment(self._ports, notify=path)
-                self._node = node = self._spawn([str(self._programs.server)], environment)
-                self._record()
-                done, _ = await asyncio.wait(
-                    (ready.future, node.ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-                )
-        if ready.future in done:
+        notify = NotifySocket(self._files.base)
+        try:
+            environment = self._files.environment(self._ports, notify=str(notify.path))
+            self._node = node = self._spawn([str(self._programs.server)], environment)
+        except BaseException:
+            notify.close()
+            raise
+        node.ended.add_done_callback(lambda _: notify.close())
+        self._record()
+        done, _ = await asyncio.wait(
+            (notify.ready, node.ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if notify.ready in done:
             log.info("the broker node runs (pid %d, port %d)", node.pid, self._ports.amqp)
             self._tell(up=True)
             return
@@ -221,29 +223,3 @@ class PrivateRabbit:
     def _tell(self, *, up: bool) -> None:
         if self._on_state is not None:
             self._on_state(up)
-
-
-class _Ready:
-    """A socket to which the node says READY=1, as it would to systemd; `future` is done then."""
-
-    def __init__(self, path: str) -> None:
-
-        self._socket = socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
-        self._socket.bind(path)
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self._loop.create_future()
-
-    def __enter__(self) -> _Ready:
-        self._loop.add_reader(self._socket, self._on_readable)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
-
-    def _on_readable(self) -> None:
-        words = self._socket.recv(4096).decode(errors="replace").split("\n")
-        if "READY=1" in words and not self.future.done():
-            self.future.set_result(None)
