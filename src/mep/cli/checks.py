@@ -165,7 +165,9 @@ def _check_template(report: Report, cli: Cli, paths: EndpointPaths, config: Endp
     rendered = 0
     for options in sample_options(schema):
         rendered += _render(report, path, text, options, config, includes)
-    if rendered:
+        if report.failed:  # the other samples would mostly say the same again
+            break
+    else:
         report.add("ok", path, f"is valid; {rendered} sample rendering(s) give a valid user endpoint")
 
 

@@ -48,7 +48,8 @@ def test_a_flood_is_refused_and_nothing_is_forgotten_early(monkeypatch: pytest.M
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 20), st.integers(0, 3)), max_size=40))
 def test_no_command_is_obeyed_twice_within_its_life(steps: list[tuple[str, int, int]]) -> None:
-    cache, obeyed, now = ReplayCache(), {}, 0.0
+    cache, now = ReplayCache(), 0.0
+    obeyed: dict[str, float] = {}
     for jti, life, pause in steps:
         now += pause
         if not cache.seen(jti, now + life, now):

@@ -91,8 +91,12 @@ def test_what_no_setting_can_lift_comes_first() -> None:
         "1000",
         "al:ice",
         "al\0ice",
-    ]
-    + ["$(id)", "a" * 65, "älice", "alice@", "+"],
+        "$(id)",
+        "a" * 65,
+        "älice",
+        "alice@",
+        "+",
+    ],
 )
 def test_a_name_with_odd_characters_is_no_account(name: str) -> None:
     with pytest.raises(RefusedError) as caught:

@@ -66,7 +66,7 @@ def test_an_empty_file_means_all_defaults() -> None:
 def test_settings_are_frozen() -> None:
     config = load("display_name: x\n")
     with pytest.raises(ValidationError):
-        config.display_name = "y"  # type: ignore[misc]
+        config.display_name = "y"
 
 
 STOCK = f"""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from mep.config.endpoint import EndpointConfig, load_endpoint_config
-from mep.config.sample import reference, sample
+from mep.config.sample import sample
 from mep.config.user_endpoint import UserEndpointConfig
-from support.source import ROOT
 
 
 def test_the_sample_sets_what_was_given_and_nothing_else() -> None:
@@ -38,21 +37,3 @@ def test_every_setting_has_a_description() -> None:
         for name, field in model.model_fields.items():
             assert field.description, name
             assert field.description.endswith("."), name
-
-
-def test_the_pages_tables_are_the_settings_own() -> None:
-    """After changing a setting, put what `reference` gives into the page."""
-    page = (ROOT / "docs/admin/configure.md").read_text()
-    assert reference(EndpointConfig) in page
-    assert reference(UserEndpointConfig) in (ROOT / "docs/admin/templates.md").read_text()
-
-
-def test_the_shipped_sample_is_the_generated_one() -> None:
-    assert (ROOT / "etc/config.yaml").read_text() == sample(
-        EndpointConfig, heading="A sample config.yaml: all settings."
-    )
-
-
-def test_the_shipped_files_are_those_that_configure_writes() -> None:
-    for path in (ROOT / "src/mep/config/defaults").iterdir():
-        assert (ROOT / "etc" / path.name).read_text() == path.read_text()

@@ -121,8 +121,9 @@ def test_a_fault_names_line_key_and_the_known_ones(text: str, code: Code, says: 
 
 def test_stock_keys_are_accepted() -> None:
     config = load(
-        "engine: {type: ThreadPoolEngine}\nheartbeat_period: 2\nidle_heartbeats_soft: -3\nidle_heartbeats_hard: 9\n"
-        "heartbeat_threshold: 60\nendpoint_setup: echo a\nendpoint_teardown: echo b\npaths: {endpoint_dir: /x}\n"
+        "engine: {type: ThreadPoolEngine}\nheartbeat_period: 2\nidle_heartbeats_soft: -3\n"
+        "idle_heartbeats_hard: 9\nheartbeat_threshold: 60\n"
+        "endpoint_setup: echo a\nendpoint_teardown: echo b\npaths: {endpoint_dir: /x}\n"
         "display_name: None\ndebug: true\nenvironment: local\n"
     )
     assert (config.idle_heartbeats_soft, config.heartbeat_period, config.display_name) == (0, 5.0, None)
@@ -136,9 +137,15 @@ def _names(function: object) -> set[str]:
 
 
 #: Options that take Python objects, or that our own settings give.
-_OURS = set(
-    ["block_error_handler", "encrypted", "label", "provider", "remote_monitoring_radio", "storage_access", "working_dir"]
-)
+_OURS = {
+    "block_error_handler",
+    "encrypted",
+    "label",
+    "provider",
+    "remote_monitoring_radio",
+    "storage_access",
+    "working_dir",
+}
 
 
 def test_the_table_of_parsls_options_is_the_installed_parsls() -> None:

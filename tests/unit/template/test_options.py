@@ -77,7 +77,8 @@ def test_a_long_value_is_cut() -> None:
 
 @pytest.mark.parametrize("name", RESERVED)
 def test_reserved_names_are_refused_with_and_without_a_schema(name: str) -> None:
-    for schema in (None, {}):
+    schemas: list[object] = [None, {}]
+    for schema in schemas:
         error = refusal({name: 1}, schema)
         assert error.code is Code.OPTIONS_RESERVED
         assert repr(name) in error.user_text
