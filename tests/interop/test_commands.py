@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,8 @@ def alices(
     request: pytest.FixtureRequest, corner: Corner, relay: Relay, owner: ClientCredentials
 ) -> Iterator[Endpoint]:
     """An endpoint that alice runs for herself, of each kind."""
-    directory = write_directory(corner.root / f"alice-{request.param}", "own", owner="alice")
+    parent = Path(tempfile.mkdtemp(prefix=f"alice-{request.param}-", dir=corner.root))
+    directory = write_directory(parent, "own", owner="alice")
     endpoint = Endpoint(request.param, corner, directory, owner, user="alice")
     endpoint.start()
     yield endpoint
