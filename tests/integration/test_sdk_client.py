@@ -14,6 +14,7 @@ import pytest
 from mep import Client, ComputeAPIError, Executor, TaskPending
 from mep.base.codes import Code
 from mep.base.ids import is_uuid, new_id
+from mep.sdk.credentials import find_authorizer
 from mep.serialize import Serializer
 from support.program import clean_environment, run
 from support.program import mep as mep_command
@@ -226,3 +227,35 @@ def test_a_relay_that_is_away_is_said_soon(person: Person) -> None:
     done = person.mep("login", "--relay", "http://localhost:1", "--token-stdin", typed="t\n", check=False)
     assert done.returncode == 75
     assert "RELAY_UNREACHABLE" in done.stderr
+
+
+def test_a_globus_app_is_taken_as_credentials(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """globus_sdk speaks to our relay's token route as it does to Globus Auth's."""
+    import globus_sdk
+    from globus_sdk.token_storage import MemoryTokenStorage
+
+    monkeypatch.setenv("GLOBUS_SDK_ENVIRONMENT", "local")
+    monkeypatch.setenv("GLOBUS_SDK_SERVICE_URL_AUTH", f"{relay.url}/")
+    program = relay.client("with-globus-sdk")
+    config = globus_sdk.GlobusAppConfig(token_storage=MemoryTokenStorage())
+    app = globus_sdk.ClientApp(
+        "t", client_id=program.client_id, client_secret=program.client_secret, config=config
+    )
+    client = Client(relay_url=relay.url, app=app)
+    assert client.whoami()["preferred_username"] == program.username
+    client.close()
+
+
+def test_clients_of_the_hosted_service_get_their_token_by_globus_sdk(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GLOBUS_SDK_ENVIRONMENT", "local")
+    monkeypatch.setenv("GLOBUS_SDK_SERVICE_URL_AUTH", f"{relay.url}/")
+    program = relay.client("hosted")
+    monkeypatch.setenv("MEP_CLIENT_ID", program.client_id)
+    monkeypatch.setenv("MEP_CLIENT_SECRET", program.client_secret)
+    authorizer = find_authorizer("https://compute.api.globus.org")
+    client = Client(relay_url=relay.url, authorizer=authorizer)
+    assert client.whoami()["preferred_username"] == program.username
+    client.close()

@@ -2,85 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, as_completed
-from typing import Any
 
 import pytest
 
 from mep import (
-    Client,
     ComputeAPIError,
-    ComputeFuture,
     DeserializationError,
-    Executor,
     ShellFunction,
     TaskExecutionFailed,
 )
 from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.base.ids import new_id
-from mep.relay.brokeraddress import BrokerAddress
 from mep.sdk import asking
 from mep.serialize import AllCodeStrategies, JSONData, Serializer
 from mep.wire.envelope import Result, encode
+from support.sdkrig import SOON_S, MakeExecutor, accepted, double, fail_with
 from support.smallrelay import SmallRelay, codes_of
 from support.wait import until
-
-SOON_S = 10.0
-MakeExecutor = Callable[..., Executor]
-
-
-@pytest.fixture
-def small(broker: BrokerAddress) -> Iterator[SmallRelay]:
-    with SmallRelay(broker.amqp.reveal()) as running:
-        yield running
-
-
-@pytest.fixture
-def client(small: SmallRelay) -> Iterator[Client]:
-    made = Client(relay_url=small.url, token="t", retry_s=3.0)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def executor(client: Client) -> Iterator[MakeExecutor]:
-    made: list[Executor] = []
-
-    def make(**options: Any) -> Executor:
-        made.append(Executor(**{"endpoint_id": new_id(), "client": client, **options}))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.shutdown(cancel_futures=True)
-
-
-def _double(x: int) -> int:
-    """Twice as much."""
-    return 2 * x
-
-
-def _fail(text: str) -> None:
-    raise ValueError(text)
-
-
-def _accepted(future: ComputeFuture) -> str:
-    return until(lambda: future.task_id or "", "the relay accepts the task")
 
 
 def test_results_come_and_functions_are_registered_once(executor: MakeExecutor, small: SmallRelay) -> None:
     ex = executor()
-    assert ex.submit(_double, 21).result(SOON_S) == 42
-    assert list(ex.map(_double, range(300), timeout=SOON_S)) == [2 * n for n in range(300)]
+    assert ex.submit(double, 21).result(SOON_S) == 42
+    assert list(ex.map(double, range(300), timeout=SOON_S)) == [2 * n for n in range(300)]
     assert small.count("/v3/functions") == 1
     registered = next(body for _, path, body in small.requests if path == "/v3/functions")
-    assert (registered["function_name"], registered["description"]) == ("_double", "Twice as much.")
+    assert (registered["function_name"], registered["description"]) == ("double", "Twice as much.")
 
 
 def test_what_is_submitted_while_a_request_is_under_way_goes_together(
@@ -88,14 +38,14 @@ def test_what_is_submitted_while_a_request_is_under_way_goes_together(
 ) -> None:
     small.faults.submit_delay_s = 0.1
     ex = executor(batch_size=50)
-    futures = [ex.submit(_double, n) for n in range(101)]
+    futures = [ex.submit(double, n) for n in range(101)]
     assert [f.result(SOON_S) for f in futures] == [2 * n for n in range(101)]
     assert small.count("/v3/endpoints") <= 5
 
 
 def test_futures_know_their_task_and_group(executor: MakeExecutor, small: SmallRelay) -> None:
     ex = executor()
-    future = ex.submit(_double, 1)
+    future = ex.submit(double, 1)
     assert future.result(SOON_S) == 2
     assert future.task_id in small.tasks
     assert future.task_group_id == ex.task_group_id
@@ -107,13 +57,13 @@ def test_options_may_change_between_submits_and_each_task_has_its_own(
 ) -> None:
     config = {"account": "a"}
     ex = executor(user_endpoint_config=config, resource_specification={"num_nodes": 1})
-    first = ex.submit(_double, 1)
+    first = ex.submit(double, 1)
     config["account"] = "b"
     ex.resource_specification = None
     ex.result_serializers = [JSONData]
-    second = ex.submit(_double, 1)
+    second = ex.submit(double, 1)
     ex.endpoint_id = other = new_id()
-    third = ex.submit(_double, 1)
+    third = ex.submit(double, 1)
     for future in (first, second, third):
         assert future.result(SOON_S) == 2
     bodies = [(path, body) for _, path, body in small.requests if path.endswith("submit")]
@@ -127,17 +77,17 @@ def test_options_may_change_between_submits_and_each_task_has_its_own(
 def test_options_that_are_no_json_are_refused_at_the_submit(executor: MakeExecutor) -> None:
     ex = executor(user_endpoint_config={"when": object()})
     with pytest.raises(InputError, match="user_endpoint_config must be JSON-like"):
-        ex.submit(_double, 1)
+        ex.submit(double, 1)
 
 
 def test_without_an_endpoint_a_submit_says_so(executor: MakeExecutor) -> None:
     with pytest.raises(InputError, match="no endpoint_id"):
-        executor(endpoint_id=None).submit(_double, 1)
+        executor(endpoint_id=None).submit(double, 1)
 
 
 def test_a_task_that_raises_gives_its_traceback_and_code(executor: MakeExecutor) -> None:
     with pytest.raises(TaskExecutionFailed, match="ValueError: on purpose") as caught:
-        executor().submit(_fail, "on purpose").result(SOON_S)
+        executor().submit(fail_with, "on purpose").result(SOON_S)
     assert caught.value.code == "RemoteExecutionError"
     assert "Traceback" in caught.value.remote_data
 
@@ -146,30 +96,30 @@ def test_a_refused_submit_fails_its_own_batch_and_no_other(executor: MakeExecuto
     small.faults.statuses["/v3/endpoints"] = [(422, {})]
     ex = executor()
     with pytest.raises(ComputeAPIError, match="PLANNED: planned 422") as caught:
-        ex.submit(_double, 1).result(SOON_S)
+        ex.submit(double, 1).result(SOON_S)
     assert caught.value.http_status == 422
-    assert ex.submit(_double, 2).result(SOON_S) == 4
+    assert ex.submit(double, 2).result(SOON_S) == 4
 
 
 def test_a_function_that_cannot_be_registered_fails_alone(executor: MakeExecutor, small: SmallRelay) -> None:
     small.faults.statuses["/v3/functions"] = [(413, {})]
     ex = executor()
     with pytest.raises(ComputeAPIError, match="planned 413"):
-        ex.submit(_double, 1).result(SOON_S)
-    assert ex.submit(_double, 2).result(SOON_S) == 4
+        ex.submit(double, 1).result(SOON_S)
+    assert ex.submit(double, 2).result(SOON_S) == 4
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_relay_that_is_busy_is_asked_again(executor: MakeExecutor, small: SmallRelay, status: int) -> None:
     small.faults.statuses["/v3/endpoints"] = [(status, {"Retry-After": "0"})] * 2
-    assert executor().submit(_double, 2).result(SOON_S) == 4
+    assert executor().submit(double, 2).result(SOON_S) == 4
     assert small.count("/v3/endpoints") == 3
 
 
 def test_retry_after_is_honoured(executor: MakeExecutor, small: SmallRelay) -> None:
     small.faults.statuses["/v3/endpoints"] = [(429, {"Retry-After": "1"})]
     begin = time.monotonic()
-    assert executor().submit(_double, 2).result(SOON_S) == 4
+    assert executor().submit(double, 2).result(SOON_S) == 4
     assert time.monotonic() - begin >= 1.0
 
 
@@ -177,30 +127,30 @@ def test_a_submit_whose_answer_is_lost_is_taken_once(executor: MakeExecutor, sma
     ex = executor()
     path = f"/v3/endpoints/{ex.endpoint_id}/submit"
     small.faults.break_connection = [path]
-    assert ex.submit(_double, 2).result(SOON_S) == 4
+    assert ex.submit(double, 2).result(SOON_S) == 4
     assert small.count(path) == 2
     assert len(small.tasks) == 1
 
 
 def test_results_that_come_before_the_answer_are_kept(executor: MakeExecutor, small: SmallRelay) -> None:
     ex = executor()
-    assert ex.submit(_double, 1).result(SOON_S) == 2
+    assert ex.submit(double, 1).result(SOON_S) == 2
     small.faults.results_first = True
-    assert [f.result(SOON_S) for f in [ex.submit(_double, n) for n in range(5)]] == [0, 2, 4, 6, 8]
+    assert [f.result(SOON_S) for f in [ex.submit(double, n) for n in range(5)]] == [0, 2, 4, 6, 8]
     assert small.count("/v2/batch_status") == 0
 
 
 def test_duplicate_and_foreign_results_are_ignored(executor: MakeExecutor, small: SmallRelay) -> None:
     small.faults.duplicate_results = True
     ex = executor()
-    assert list(ex.map(_double, range(20), timeout=SOON_S)) == [2 * n for n in range(20)]
+    assert list(ex.map(double, range(20), timeout=SOON_S)) == [2 * n for n in range(20)]
 
 
 def test_a_message_that_is_no_result_is_put_aside_once(executor: MakeExecutor, small: SmallRelay) -> None:
     ex = executor()
-    assert ex.submit(_double, 1).result(SOON_S) == 2
+    assert ex.submit(double, 1).result(SOON_S) == 2
     small.publish(ex.task_group_id, b"\x01{nonsense")
-    assert ex.submit(_double, 3).result(SOON_S) == 6
+    assert ex.submit(double, 3).result(SOON_S) == 6
 
 
 def test_a_result_that_cannot_be_read_fails_its_future_and_tells_both_versions(
@@ -209,8 +159,8 @@ def test_a_result_that_cannot_be_read_fails_its_future_and_tells_both_versions(
     small.faults.details = {"python_version": "3.8.1", "dill_version": "0.3.1", "endpoint_id": new_id()}
     small.faults.hold_results = True
     ex = executor()
-    future = ex.submit(_double, 1)
-    task = _accepted(future)
+    future = ex.submit(double, 1)
+    task = accepted(future)
     unreadable = Result(task_id=task, data="00\n!!\n", details=small.faults.details)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -223,7 +173,7 @@ def test_a_result_that_cannot_be_read_fails_its_future_and_tells_both_versions(
 
 def test_results_marked_high_assurance_are_fetched_over_http(executor: MakeExecutor, small: SmallRelay) -> None:
     small.faults.high_assurance = True
-    assert executor().submit(_double, 4).result(SOON_S) == 8
+    assert executor().submit(double, 4).result(SOON_S) == 8
     assert small.count("/v2/batch_status") >= 1
 
 
@@ -232,9 +182,9 @@ def test_without_a_broker_results_come_over_http(
 ) -> None:
     monkeypatch.setattr(asking, "_AWAY_FIRST_S", 0.2)
     ex = executor(amqp_port=1)
-    assert ex.submit(_double, 5).result(SOON_S) == 10
+    assert ex.submit(double, 5).result(SOON_S) == 10
     with pytest.raises(TaskExecutionFailed, match="oh no"):
-        ex.submit(_fail, "oh no").result(SOON_S)
+        ex.submit(fail_with, "oh no").result(SOON_S)
 
 
 def test_broken_credentials_are_fetched_again(
@@ -244,11 +194,11 @@ def test_broken_credentials_are_fetched_again(
     good = small.amqp_url
     small.amqp_url = good.replace("mep:", "mep:not", 1)
     ex = executor()
-    ex.submit(_double, 1).result(SOON_S)
+    ex.submit(double, 1).result(SOON_S)
     small.amqp_url = good
     until(ex._stream.streaming, "the stream has the new password", timeout_s=20)
     asked = small.count("/v2/batch_status")
-    assert ex.submit(_double, 2).result(SOON_S) == 4
+    assert ex.submit(double, 2).result(SOON_S) == 4
     assert small.count("/v2/batch_status") == asked
 
 
@@ -258,8 +208,8 @@ def test_a_task_that_the_relay_forgot_fails_instead_of_hanging(
     monkeypatch.setattr(asking, "_AWAY_FIRST_S", 0.1)
     small.faults.hold_results = True
     ex = executor(amqp_port=1)
-    future = ex.submit(_double, 1)
-    _accepted(future)
+    future = ex.submit(double, 1)
+    accepted(future)
     small.tasks.clear()
     with pytest.raises(ComputeAPIError, match="does not know the task"):
         future.result(SOON_S)
@@ -271,8 +221,8 @@ def test_a_revoked_token_fails_what_waits_and_says_what_to_do(
     monkeypatch.setattr(asking, "_AWAY_FIRST_S", 0.1)
     small.faults.hold_results = True
     ex = executor(amqp_port=1)
-    future = ex.submit(_double, 1)
-    _accepted(future)
+    future = ex.submit(double, 1)
+    accepted(future)
     with small._lock:
         for task in small.tasks.values():
             task["status"] = "pending"
@@ -282,61 +232,36 @@ def test_a_revoked_token_fails_what_waits_and_says_what_to_do(
     assert caught.value.code is Code.AUTH_REQUIRED
 
 
-def test_another_session_gets_everything_back(executor: MakeExecutor, small: SmallRelay) -> None:
-    first = executor()
-    done = [first.submit(_double, n) for n in range(3)] + [first.submit(_fail, "x")]
-    for future in done:
-        future.exception(SOON_S)
-    small.faults.hold_results = True
-    waiting = first.submit(_double, 50)
-    task = _accepted(waiting)
-    with small._lock:
-        small.tasks[task], later = {"task_id": task, "status": "pending"}, small.tasks[task]
-    group = first.task_group_id
-    first.shutdown(wait=True, cancel_futures=True)
-
-    second = executor()
-    futures = {f.task_id: f for f in second.reload_tasks(group)}
-    assert second.task_group_id == group
-    assert list(futures) == small.groups[group]
-    assert [futures[f.task_id].result(0) for f in done[:3]] == [0, 2, 4]
-    assert isinstance(futures[done[3].task_id].exception(0), TaskExecutionFailed)
-    assert not futures[task].done()
-    small.publish(group, encode(Result(task_id=task, data=later["result"])))
-    assert futures[task].result(SOON_S) == 100
-    assert second.reload_tasks()[0].result(0) == 0
-
-
 def test_a_service_that_makes_task_groups_itself_is_followed(executor: MakeExecutor, small: SmallRelay) -> None:
     small.faults.group_unknown = True
     ex = executor()
-    assert ex.submit(_double, 1).result(SOON_S) == 2
+    assert ex.submit(double, 1).result(SOON_S) == 2
     assert ex.task_group_id in small.groups
-    assert ex.submit(_double, 2).result(SOON_S) == 4
+    assert ex.submit(double, 2).result(SOON_S) == 4
     assert len(small.groups) == 1
 
 
 def test_fewer_ids_than_tasks_fail_the_rest(executor: MakeExecutor, small: SmallRelay) -> None:
     small.faults.fewer_ids = True
     with pytest.raises(ComputeAPIError, match="accepted 0 of 1"):
-        executor().submit(_double, 1).result(SOON_S)
+        executor().submit(double, 1).result(SOON_S)
 
 
 def test_functions_registered_before_can_be_called_by_id(executor: MakeExecutor, small: SmallRelay) -> None:
     ex = executor()
-    function_id = ex.register_function(_double, description="other words")
+    function_id = ex.register_function(double, description="other words")
     assert ex.submit_to_registered_function(function_id, (4,)).result(SOON_S) == 8
-    assert ex.submit(_double, 5).result(SOON_S) == 10
-    assert ex.register_function(_fail, function_id) == function_id
-    assert ex.submit(_fail, 6).result(SOON_S) == 12
+    assert ex.submit(double, 5).result(SOON_S) == 10
+    assert ex.register_function(fail_with, function_id) == function_id
+    assert ex.submit(fail_with, 6).result(SOON_S) == 12
     assert small.count("/v3/functions") == 1
 
 
 def test_the_serializer_may_be_changed(executor: MakeExecutor, small: SmallRelay) -> None:
     ex = executor(serializer=Serializer(AllCodeStrategies, JSONData))
-    assert ex.submit(_double, 1).result(SOON_S) == 2
+    assert ex.submit(double, 1).result(SOON_S) == 2
     ex.serializer = Serializer()
-    assert ex.submit(_double, 1).result(SOON_S) == 2
+    assert ex.submit(double, 1).result(SOON_S) == 2
     kinds = [codes_of(f["function_code"]) for f in small.functions.values()]
     assert kinds == [["12"], ["01"]]
 
@@ -344,78 +269,3 @@ def test_the_serializer_may_be_changed(executor: MakeExecutor, small: SmallRelay
 def test_shell_functions_run(executor: MakeExecutor) -> None:
     result = executor().submit(ShellFunction("echo {word}", name="say"), word="hello").result(SOON_S)
     assert result.stdout == "hello\n"
-
-
-def test_shutdown_waits_for_what_was_submitted(executor: MakeExecutor, small: SmallRelay) -> None:
-    small.faults.submit_delay_s = 0.2
-    with executor() as ex:
-        futures = [ex.submit(_double, n) for n in range(10)]
-    assert all(f.done() for f in futures)
-    with pytest.raises(RuntimeError, match="shut down"):
-        ex.submit(_double, 1)
-
-
-def test_shutdown_can_leave_the_rest_to_the_background(executor: MakeExecutor, small: SmallRelay) -> None:
-    small.faults.submit_delay_s = 0.2
-    ex = executor()
-    future = ex.submit(_double, 1)
-    ex.shutdown(wait=False)
-    assert not future.done()
-    assert future.result(SOON_S) == 2
-
-
-def test_shutdown_can_give_up_everything(executor: MakeExecutor, small: SmallRelay) -> None:
-    small.faults.hold_results = True
-    ex = executor()
-    future = ex.submit(_double, 1)
-    _accepted(future)
-    ex.shutdown(cancel_futures=True)
-    with pytest.raises(CancelledError):
-        future.result(0)
-
-
-def test_cancelling_a_future_leaves_the_others(executor: MakeExecutor, small: SmallRelay) -> None:
-    small.faults.submit_delay_s = 0.2
-    ex = executor()
-    futures = [ex.submit(_double, n) for n in range(4)]
-    assert futures[2].cancel()
-    assert [f.result(SOON_S) for n, f in enumerate(futures) if n != 2] == [0, 2, 6]
-    assert len(list(as_completed(futures, SOON_S))) == 4
-
-
-def test_an_executor_that_nobody_holds_ends_its_threads(executor: MakeExecutor, client: Client) -> None:
-    before = set(threading.enumerate())
-    future = Executor(new_id(), client).submit(_double, 1)
-    assert future.result(SOON_S) == 2
-    import gc
-
-    gc.collect()
-    until(lambda: not {t for t in set(threading.enumerate()) - before if t.name.startswith("mep-")}, "gone")
-
-
-def test_a_forked_child_neither_hangs_nor_disturbs_the_parent(executor: MakeExecutor, small: SmallRelay) -> None:
-    small.faults.hold_results = True
-    ex = executor()
-    waiting = ex.submit(_double, 1)
-    _accepted(waiting)
-    until(ex._stream.streaming, "the stream is up")
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        words = []
-        try:
-            words.append(type(waiting.exception(1)).__name__)
-            ex.submit(_double, 2)
-        except RuntimeError as error:
-            words.append(str(error))
-        finally:
-            os.write(write, "|".join(words).encode())
-            os._exit(0)
-    os.close(write)
-    os.waitpid(pid, 0)
-    with open(read) as pipe:
-        assert pipe.read().startswith("RuntimeError|This Executor belongs to the parent")
-    small.faults.hold_results = False
-    assert ex.submit(_double, 3).result(SOON_S) == 6

@@ -24,7 +24,6 @@ _ENVIRONMENTS: Final = {
     "production": "https://compute.api.globus.org",
     "preview": "https://compute.api.preview.globus.org",
 }
-_HOSTED_AUTH: Final = "https://auth.globus.org"
 _EXPIRY_MARGIN_S: Final = 60.0
 
 
@@ -118,6 +117,8 @@ def find_authorizer(relay: str) -> Authorizer:
             raise InputError(
                 Code.NOT_LOGGED_IN, f"{prefix}_CLIENT_SECRET is set, {prefix}_CLIENT_ID is not.", step="Set both."
             )
+        if _is_hosted(relay) and client_id:
+            return _globus_authorizer(client_id, Secret(secret))
         if secret:
             return ClientCredentialsAuthorizer(client_id, Secret(secret), _auth_url(relay))
     login = read_login()
@@ -128,7 +129,25 @@ def find_authorizer(relay: str) -> Authorizer:
 
 
 def _auth_url(relay: str) -> str:
-    """Our relay issues tokens itself; the hosted service has another host for it."""
-    if url := os.environ.get("GLOBUS_SDK_SERVICE_URL_AUTH"):
-        return url
-    return _HOSTED_AUTH if (urlsplit(relay).hostname or "").endswith(".globus.org") else relay
+    """Our relay issues tokens itself, unless the environment names another place, as stock tools want it."""
+    return os.environ.get("GLOBUS_SDK_SERVICE_URL_AUTH") or relay
+
+
+def _is_hosted(relay: str) -> bool:
+    return (urlsplit(relay).hostname or "").endswith(".globus.org")
+
+
+def _globus_authorizer(client_id: str, secret: Secret) -> Authorizer:
+    """Globus Auth's own ways: a confidential client, or (no secret) a person who is sent to a browser once."""
+    import globus_sdk  # here: only users of the hosted service pay for it
+
+    scopes = {RESOURCE_SERVER: [COMPUTE_SCOPE]}
+    app: globus_sdk.GlobusApp
+    if secret:
+        app = globus_sdk.ClientApp(
+            "mep", client_id=client_id, client_secret=secret.reveal(), scope_requirements=scopes
+        )
+    else:
+        app = globus_sdk.UserApp("mep", client_id=client_id, scope_requirements=scopes)
+    found: Authorizer = app.get_authorizer(RESOURCE_SERVER)
+    return found

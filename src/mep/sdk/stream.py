@@ -165,6 +165,7 @@ class ResultStream:
 
     def _on_state(self, state: State) -> None:
         if state.state != "connected":
+            self._asking.news()  # give it a moment to come back before asking over HTTP
             self._asking.wake()
 
     def _follow(self, group: str) -> None:
