@@ -26,7 +26,12 @@ LOCK_S = 1.0
 
 @pytest.fixture(scope="module")
 def quick_relay(broker_node: BrokerAddress) -> Iterator[Relay]:
-    """A relay that loses patience quickly."""
+    """A relay that loses patience quickly, for the tests of one file."""
+    yield from make_quick_relay(broker_node)
+
+
+def make_quick_relay(broker_node: BrokerAddress) -> Iterator[Relay]:
+    """Yield a running relay once, and clear it away; the body of fixtures."""
     folder = make_open_dir()
     options = ["--start-timeout", str(START_TIMEOUT_S), "--lock", str(LOCK_S)]
     with temporary_vhost(broker_node) as broker:
