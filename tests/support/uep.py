@@ -68,6 +68,7 @@ class Site:
         self.results: dict[str, list[envelope.Result]] = {}
         self.reports: list[envelope.StatusReport] = []
         self._consuming = False
+        self.endpoint_url = self.url  # where the user endpoint connects
 
     def creds(self) -> AmqpCreds:
         """Return what a relay would put into the start command."""
@@ -80,7 +81,10 @@ class Site:
                 "properties": {"delivery_mode": 2},
             }
             return QueueInfo(
-                connection_url=Secret(self.url), exchange=exchange, queue=queue, queue_publish_kwargs=publish
+                connection_url=Secret(self.endpoint_url),
+                exchange=exchange,
+                queue=queue,
+                queue_publish_kwargs=publish,
             )
 
         return AmqpCreds(
