@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from mep.base.ids import new_id
 from mep.broker import BrokerConnection, Delivery
 from mep.relay import proc, rabbit, rabbitfiles
 from mep.relay.amqp import Incoming, OutgoingTask, RelayBroker
+from mep.relay.brokeraddress import BrokerAddress
 from mep.relay.rabbit import PrivateRabbit
 from support import broker as broker_support
 from support.wait import until
@@ -73,7 +75,7 @@ async def take(connection: BrokerConnection, queue: str, count: int) -> list[byt
 
 async def test_the_life_of_a_node(place: Path) -> None:
     """Start; kill -9 under load: started again, nothing that was confirmed is lost; clean stop; start on a taken
-    port: the data are there."""
+    port: the data are there; an orphaned node is ended and taken over."""
     node = PrivateRabbit(place)
     address = await node.start()
     with pytest.raises(HostError) as caught:
@@ -86,6 +88,32 @@ async def test_the_life_of_a_node(place: Path) -> None:
 
     relay = RelayBroker(address)
     await relay.open()
+    await nothing_is_lost_by_a_kill(node, relay, address)
+    uep = new_id()
+    await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"kept")])
+    await relay.close()
+    await node.stop()
+    assert processes_under(place) == []
+
+    with socket.create_server(("127.0.0.1", port_of(address))):
+        node = PrivateRabbit(place)
+        moved = await node.start()
+    assert port_of(moved) != port_of(address)
+    peer = BrokerConnection(moved.amqp, name="peer")
+    peer.open()
+    assert await take(peer, f"{uep}.tasks", 1) == [b"kept"]
+    await peer.close()
+    await an_orphan_is_taken_over(node, place)
+    assert processes_under(place) == []
+
+
+def port_of(address: BrokerAddress) -> int:
+    port = urlsplit(address.amqp.reveal()).port
+    assert port
+    return port
+
+
+async def nothing_is_lost_by_a_kill(node: PrivateRabbit, relay: RelayBroker, address: BrokerAddress) -> None:
     results: list[bytes] = []
     arrived = asyncio.Event()
 
@@ -93,19 +121,19 @@ async def test_the_life_of_a_node(place: Path) -> None:
         results.extend(incoming.body for incoming in batch)
         arrived.set()
 
+    def tasks(name: str, count: int) -> list[OutgoingTask]:
+        return [OutgoingTask(new_id(), new_id(), f"{name}{n}".encode()) for n in range(count)]
+
     consumer = relay.consume_results(on_results)
-    uep = new_id()
-    await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"a%d" % n) for n in range(300)])
-    late = new_id()
-    await relay.publish_tasks(late, [OutgoingTask(new_id(), new_id(), b"just declared")])
+    uep, late = new_id(), new_id()
+    await relay.publish_tasks(uep, tasks("before", 300))
+    await relay.publish_tasks(late, tasks("just declared", 1))
     first_pid = node.pid
-    under_load = asyncio.create_task(
-        relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"b%d" % n) for n in range(3000)])
-    )
+    under_load = asyncio.create_task(relay.publish_tasks(uep, tasks("during", 3000)))
     await asyncio.sleep(0.05)
     os.kill(first_pid, signal.SIGKILL)
     await asyncio.sleep(0.2)
-    while_away = asyncio.create_task(relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"away")]))
+    while_away = asyncio.create_task(relay.publish_tasks(uep, tasks("away", 1)))
     async with asyncio.timeout(60):
         await under_load
         await while_away
@@ -114,43 +142,32 @@ async def test_the_life_of_a_node(place: Path) -> None:
 
     peer = BrokerConnection(address.amqp, name="peer")
     peer.open()
-    got = await take(peer, f"{uep}.tasks", 3301)
-    wanted = [b"a%d" % n for n in range(300)] + [b"b%d" % n for n in range(3000)] + [b"away"]
-    assert set(got) == set(wanted)
-    assert await take(peer, f"{late}.tasks", 1) == [b"just declared"]
+    wanted = {
+        task.body
+        for name, count in (("before", 300), ("during", 3000), ("away", 1))
+        for task in tasks(name, count)
+    }
+    assert set(await take(peer, f"{uep}.tasks", len(wanted))) == wanted
+    assert await take(peer, f"{late}.tasks", 1) == [b"just declared0"]
     await peer.publisher().publish("results", f"{uep}.results", b"r", properties={"delivery_mode": 2})
     await asyncio.wait_for(arrived.wait(), 10)
     assert results == [b"r"]
-
-    await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"kept")])
     await consumer.close()
     await peer.close()
-    await relay.close()
-    await node.stop()
-    assert processes_under(place) == []
 
-    old_port = int(json.loads((place / "rabbitmq/ports.json").read_text())["amqp"])
-    with socket.create_server(("127.0.0.1", old_port)):
-        node = PrivateRabbit(place)
-        address = await node.start()
-        assert f":{old_port}/" not in address.amqp.reveal()
-        peer = BrokerConnection(address.amqp, name="peer")
-        peer.open()
-        assert await take(peer, f"{uep}.tasks", 1) == [b"kept"]
-        await peer.close()
 
-    # what a relay leaves whose parent-death signal did not work: the next start ends it and takes over
-    stale = node.pid
+async def an_orphan_is_taken_over(node: PrivateRabbit, place: Path) -> None:
+    """What a relay leaves whose parent-death signal did not work: the next start ends it."""
+    orphan = node.pid
     node._keeper.cancel()  # type: ignore[union-attr]
     os.close(node._lock_fd)
     successor = PrivateRabbit(place)
     await successor.start()
-    assert not psutil.pid_exists(stale)
-    successor._node.kill_session()  # type: ignore[union-attr]
+    assert not psutil.pid_exists(orphan)
     successor._keeper.cancel()  # type: ignore[union-attr]
+    successor._node.kill_session()  # type: ignore[union-attr]
     successor._keeper = None
     await successor.stop()
-    assert processes_under(place) == []
 
 
 @pytest.mark.parametrize("user", ["nobody", "root"])
