@@ -1,0 +1,196 @@
+"""Start, stop, crash: one daemon per endpoint, nothing orphaned, user endpoints outlive their gate."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mep.base.exits import Exit
+from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
+from support.rigs import MakeEndpoint, SdkEnv
+from support.wait import until
+
+GONE_S = 2.0  # the promise: after an end for whatever reason, all processes are gone within this time
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def cgroups_of(name: str) -> list[Path]:
+    return [
+        path for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") for path in Path(root).glob(f"mep-{name}-*")
+    ]
+
+
+def test_a_clean_stop_leaves_no_process_not_even_escaped_ones(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint("stopped")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        pids = [executor.submit(process_id).result(WAIT_S), *executor.submit(escape).result(WAIT_S)]
+    assert len(alive(pids)) == 4
+    done = site.mep("stop", "stopped")
+    assert done.returncode == 0
+    assert alive(pids) == []
+    assert titled("stopped") == []
+    assert cgroups_of("stopped") == []
+    assert site.mep("status", "stopped", check=False).returncode == Exit.NOT_RUNNING
+    assert site.program is not None
+    assert site.program.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("victims", [["monitor"], ["monitor", "gate"], ["monitor", "gate", "request"]])
+def test_a_killed_daemon_takes_everything_with_it(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, victims: list[str]
+) -> None:
+    site = endpoint("killed")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        pids = [executor.submit(process_id).result(WAIT_S), *executor.submit(escape).result(WAIT_S)]
+    guards = titled("mep guard: killed")
+    assert len(guards) == 1
+    for role in victims:
+        for pid in titled(f"mep {role}: killed"):
+            kill_9(pid)
+    until(lambda: not alive(pids), "all user processes are gone", timeout_s=GONE_S)
+    until(lambda: not titled(": killed"), "monitor, gate and guard are gone", timeout_s=GONE_S + 1)
+    assert site.program is not None
+    site.program.process.wait(5)
+    until(lambda: not cgroups_of("killed"), "the cgroups are removed")
+    site.start()
+    with by_source(site.id) as executor:
+        assert executor.submit(process_id).result(WAIT_S) not in pids
+
+
+def test_what_a_killed_monitor_and_guard_left_is_swept_at_the_next_start(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    site = endpoint("swept")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        pids = executor.submit(escape).result(WAIT_S)
+    for pid in titled("mep guard: swept") + titled("mep monitor: swept"):
+        kill_9(pid)
+    assert site.program is not None
+    site.program.process.wait(5)
+    assert alive(pids), "nobody was left to kill them"
+    site.start()
+    assert alive(pids) == []
+
+
+def test_a_user_endpoint_that_is_killed_takes_its_processes_with_it(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    site = endpoint("uepkill")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        first = executor.submit(process_id).result(WAIT_S)
+        pids = executor.submit(escape).result(WAIT_S)
+        kill_9(first)
+        until(lambda: not alive(pids), "what it had started is gone", timeout_s=GONE_S)
+        second = executor.submit(process_id).result(WAIT_S)
+    assert second != first
+    assert "killed by signal 9 (SIGKILL)" in site.log_text()
+
+
+def test_user_endpoints_outlive_their_gate(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint("gateless")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        before = executor.submit(process_id).result(WAIT_S)
+        for pid in titled("mep gate: gateless"):
+            kill_9(pid)
+        assert executor.submit(process_id).result(WAIT_S) == before
+        until(lambda: titled("mep gate: gateless"), "the gate is started again")
+        until(lambda: site.status()["broker"]["state"] == "connected", "it consumes again")
+        [uep] = site.user_endpoints()
+        assert uep["pid"] == before
+    sdk_env("bob@example.org")
+    with by_source(site.id) as executor:
+        assert executor.submit(process_id).result(WAIT_S) != before
+
+
+def test_the_guard_is_started_again(endpoint: MakeEndpoint) -> None:
+    endpoint("guarded")
+    [first] = titled("mep guard: guarded")
+    kill_9(first)
+    until(lambda: [pid for pid in titled("mep guard: guarded") if pid != first], "there is a guard again")
+
+
+def test_one_daemon_per_endpoint(endpoint: MakeEndpoint) -> None:
+    site = endpoint("single")
+    done = site.mep("start", "single", check=False)
+    assert done.returncode != 0
+    assert "ALREADY_RUNNING" in done.stderr
+    assert f"pid {site.status()['pid']}" in done.stderr
+    assert site.status()["state"] == "running"
+
+
+def test_detached_start_returns_when_up_and_says_why_not(endpoint: MakeEndpoint) -> None:
+    site = endpoint("detached", start=False)
+    done = site.mep("start", "detached", "--detach")
+    try:
+        status = site.status()
+        assert status["state"] == "running"
+        assert status["broker"]["state"] == "connected"
+        assert status["endpoint_id"] in done.stdout
+        assert os.getsid(status["pid"]) != os.getsid(0)
+    finally:
+        assert site.mep("stop", "detached").returncode == 0
+    assert titled(": detached") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "status"),
+    [
+        ({"MEP_CLIENT_SECRET": "wrong"}, "AUTH_REQUIRED", Exit.FAILED),
+        ({"MEP_RELAY_URL": "http://127.0.0.1:9"}, "not up after 3 s", Exit.TRY_AGAIN),
+    ],
+)
+def test_a_detached_start_that_fails_says_why_and_leaves_nothing(
+    endpoint: MakeEndpoint, change: dict[str, str], code: str, status: Exit
+) -> None:
+    site = endpoint("failing", start=False)
+    if "MEP_RELAY_URL" in change:
+        config = site.directory / "config.yaml"
+        text = [line for line in config.read_text().splitlines() if not line.startswith("relay:")]
+        config.write_text("\n".join([*text, f"relay: {change['MEP_RELAY_URL']}", ""]))
+    site.extra_env |= change
+    done = site.mep("start", "failing", "--detach", "--wait", "3", check=False)
+    assert code in done.stderr
+    assert done.returncode == status
+    until(lambda: not titled(": failing"), "nothing is left")
+
+
+def test_a_locked_endpoint_goes_away_and_stays_away(endpoint: MakeEndpoint) -> None:
+    site = endpoint("locked")
+    owner = httpx.BasicAuth(site.extra_env["MEP_CLIENT_ID"], site.extra_env["MEP_CLIENT_SECRET"])
+    with httpx.Client(base_url=site.relay.url) as http:
+        form = {"grant_type": "client_credentials"}
+        token = http.post("/v2/oauth2/token", data=form, auth=owner).json()["access_token"]
+        answer = http.post(f"/v3/endpoints/{site.id}/lock", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200
+    assert site.program is not None
+    assert site.program.process.wait(15) == Exit.UNAVAILABLE
+    assert "LOCKED" in site.log_text()
+
+
+def test_an_idle_daemon_wakes_up_only_to_say_that_it_lives(endpoint: MakeEndpoint) -> None:
+    site = endpoint("idle", config={"heartbeat_period": 60})
+    pids = titled(": idle")
+    assert len(pids) == 3
+    time.sleep(1.0)
+
+    def switches() -> int:
+        total = 0
+        for pid in pids:
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    total += int(line.split()[1])
+        return total
+
+    before = switches()
+    time.sleep(5.0)
+    assert switches() - before <= 2, site.tail()
