@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from mep.base.errors import MepError
@@ -15,8 +16,8 @@ from mep.cli.files import (
     load_endpoint,
     parse_mapping,
     parse_schema,
-    read_file,
     read_includes,
+    read_own,
     template_file,
 )
 from mep.cli.render import sample_options, this_runtime
@@ -27,6 +28,15 @@ from mep.config.paths import EndpointPaths
 from mep.config.user_endpoint import load_user_endpoint_config
 
 T = TypeVar("T")
+
+#: Variables that hold credentials. They are named if they are set; their values are secrets.
+CREDENTIALS: Final = (
+    "MEP_TOKEN",
+    "MEP_CLIENT_ID",
+    "MEP_CLIENT_SECRET",
+    "GLOBUS_COMPUTE_CLIENT_ID",
+    "GLOBUS_COMPUTE_CLIENT_SECRET",
+)
 
 
 @dataclass(frozen=True)
@@ -75,9 +85,24 @@ def check_endpoint(cli: Cli, name: str, *, relay_from_environment: str | None) -
     _check_mapping(report, cli, found.paths, found.config)
     _check_environment(report, cli, found.paths)
     _check_template(report, cli, found.paths, found.config)
+    _check_credentials(report, found.paths)
     if cli.privileged:
         _check_host(report, found.config)
     return report
+
+
+def _check_credentials(report: Report, paths: EndpointPaths) -> None:
+    """Only whether there are some: whether the relay takes them is seen at start."""
+    stored = paths.state_dir / "credentials.json"
+    named = [name for name in CREDENTIALS if os.environ.get(name)]
+    if named:
+        report.add("ok", "credentials", f"from the environment: {', '.join(named)}")
+    elif report.attempt(stored, stored.exists):
+        report.add("ok", "credentials", str(stored))
+    else:
+        report.add(
+            "note", "credentials", f"none here: start needs MEP_CLIENT_ID and MEP_CLIENT_SECRET, or {stored}"
+        )
 
 
 def _check_relay(report: Report, config: EndpointConfig, subject: Path, from_environment: str | None) -> None:
@@ -97,7 +122,7 @@ def _check_mapping(report: Report, cli: Cli, paths: EndpointPaths, config: Endpo
                 "note", paths.mapping, "is not used: an endpoint that root does not start serves its owner only"
             )
         return
-    text = report.attempt(paths.mapping, lambda: read_file(paths.mapping, privileged=True))
+    text = report.attempt(paths.mapping, lambda: read_own(paths.mapping))
     if text is None:
         return
     mapping = report.attempt(
@@ -128,7 +153,7 @@ def _check_environment(report: Report, cli: Cli, paths: EndpointPaths) -> None:
         return
 
     def read() -> str:
-        text = read_file(path, privileged=cli.privileged)
+        text = read_own(path)
         load_user_environment(text, source=str(path))
         return text
 
@@ -147,17 +172,17 @@ def _check_template(report: Report, cli: Cli, paths: EndpointPaths, config: Endp
     path = template_file(paths)
     schema: Any = None
     if paths.schema.exists():
-        schema_text = report.attempt(paths.schema, lambda: read_file(paths.schema, privileged=cli.privileged))
+        schema_text = report.attempt(paths.schema, lambda: read_own(paths.schema))
         if schema_text is not None:
             schema = report.attempt(paths.schema, lambda: parse_schema(schema_text, source=str(paths.schema)))
             if schema is not None:
                 report.add("ok", paths.schema, "is valid")
     else:
         report.add("note", paths.schema, "is not there: users may give any option")
-    text = report.attempt(path, lambda: read_file(path, privileged=cli.privileged))
+    text = report.attempt(path, lambda: read_own(path))
     if text is None:
         return
-    includes = report.attempt(path.parent, lambda: read_includes(path, privileged=cli.privileged)) or {}
+    includes = report.attempt(path.parent, lambda: read_includes(path)) or {}
     names = report.attempt(path, lambda: check_template(text, source=str(path), includes=includes))
     if names is None:
         return
@@ -237,11 +262,11 @@ def _check_host(report: Report, config: EndpointConfig) -> None:
         gate = find_account(config.gate_user)
     except MepError:
         gate = None
-        report.add(
-            "error",
-            "gate_user",
-            f"there is no account {config.gate_user!r}: make it (useradd --system), or set gate_user",
-        )
+        missing = f"there is no account {config.gate_user!r}: make it (useradd --system), or set gate_user"
+        if "gate_user" in config.model_fields_set:
+            report.add("error", "gate_user", missing)
+        else:
+            report.add("warning", "gate_user", f"{missing}; until then 'nobody' is used")
     if gate is not None and gate.uid == 0:
         report.add("error", "gate_user", "must not be root: the gate is the process that reads the network")
     elif gate is not None:

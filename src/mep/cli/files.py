@@ -1,8 +1,9 @@
-"""Reading an endpoint's files for commands: with root's care where root is steered by them."""
+"""Reading files for commands: an endpoint's own with the daemon's care, others as they are."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,20 +30,24 @@ class Endpoint:
 def load_endpoint(cli: Cli, name: str) -> Endpoint:
     """Return the endpoint `name`; InputError names the file at fault."""
     paths = cli.existing(name)
-    text = read_file(paths.config, privileged=cli.privileged)
+    text = read_own(paths.config)
     config = load_endpoint_config(text, source=str(paths.config))
     return Endpoint(paths.configured(config), config)
 
 
-def read_file(path: Path, *, privileged: bool = False) -> str:
-    """Return the text of `path`; as root only if nobody else can have written it (HostError CONFIG_UNTRUSTED).
+def read_own(path: Path) -> str:
+    """Return the text of a file of an endpoint, read with the daemon's care.
 
-    InputError(CONFIG_UNREADABLE) says why it cannot be read.
+    HostError(CONFIG_UNTRUSTED) if others than root and the caller can change it or a folder above it, HostError or
+    InputError if it cannot be read.
     """
-    if privileged:
-        from mep.host.trusted import read_trusted
+    from mep.host.trusted import read_trusted
 
-        return read_trusted(path, max_bytes=MAX_FILE_BYTES)
+    return read_trusted(path, owner_uid=os.geteuid(), max_bytes=MAX_FILE_BYTES)
+
+
+def read_given(path: Path) -> str:
+    """Return the text of a file that was named on the command line; InputError(CONFIG_UNREADABLE) says why not."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(Code.CONFIG_UNREADABLE, f"{path} is larger than {MAX_FILE_BYTES} bytes.", step="")
@@ -62,10 +67,10 @@ def template_file(paths: EndpointPaths) -> Path:
     )
 
 
-def read_includes(template: Path, *, privileged: bool = False) -> dict[str, str]:
+def read_includes(template: Path) -> dict[str, str]:
     """Return what the template may include: the other *.j2 files in its folder, by name."""
     others = sorted(p for p in template.parent.glob("*.j2") if p != template)
-    return {path.name: read_file(path, privileged=privileged) for path in others}
+    return {path.name: read_own(path) for path in others}
 
 
 def parse_json(text: str, *, source: str, code: Code = Code.CONFIG_INVALID) -> Any:

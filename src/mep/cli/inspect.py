@@ -18,7 +18,7 @@ from mep.base.errors import InputError, MepError
 from mep.base.exits import Exit
 from mep.base.ids import is_uuid
 from mep.cli.context import Cli, endpoint_argument, pass_cli
-from mep.cli.files import load_endpoint, parse_json, parse_mapping, read_file
+from mep.cli.files import load_endpoint, parse_json, parse_mapping, read_given, read_own
 from mep.cli.output import json_option, print_json, print_table
 from mep.cli.state import is_running, read_endpoint_id
 
@@ -63,7 +63,7 @@ def map_identity(
     """
     identities = _identities(usernames, identity_set)
     found = load_endpoint(cli, name)
-    text = read_file(found.paths.mapping, privileged=cli.privileged)
+    text = read_own(found.paths.mapping)
     mapping = parse_mapping(
         text,
         source=str(found.paths.mapping),
@@ -117,7 +117,7 @@ def _identities(usernames: tuple[str, ...], identity_set: str | None) -> list[di
         return [_made_up(name, number) for number, name in enumerate(usernames)]
     text, source = identity_set, "--identity-set"
     if identity_set.startswith("@"):
-        text, source = read_file(Path(identity_set[1:])), identity_set[1:]
+        text, source = read_given(Path(identity_set[1:])), identity_set[1:]
     value = parse_json(text, source=source)
     if isinstance(value, dict):
         # `globus get-identities -F json` and userinfo wrap the list.
@@ -152,7 +152,7 @@ def version(ctx: click.Context, *, as_json: bool) -> None:
 @pass_cli
 def diagnose(cli: Cli, *, as_json: bool) -> None:
     """Report on this host and its endpoints, for a report of a defect. Holds no secrets."""
-    from mep.cli.checks import check_endpoint, limit_mechanism
+    from mep.cli.checks import CREDENTIALS, check_endpoint, limit_mechanism
 
     facts: dict[str, Any] = {
         "mep": __version__,
@@ -161,7 +161,7 @@ def diagnose(cli: Cli, *, as_json: bool) -> None:
         "user": f"uid {os.geteuid()}",
         "config_dir": str(cli.config_dir),
         "MEP_RELAY_URL": os.environ.get("MEP_RELAY_URL", ""),
-        "credentials": ", ".join(name for name in _CREDENTIALS if os.environ.get(name)),
+        "credentials": ", ".join(name for name in CREDENTIALS if os.environ.get(name)),
         "limits": "; ".join(limit_mechanism()),
     }
     packages = {name: _version(name) for name in _PACKAGES}
@@ -184,14 +184,6 @@ def diagnose(cli: Cli, *, as_json: bool) -> None:
     )
 
 
-#: Named if they are set; their values are secrets.
-_CREDENTIALS = (
-    "MEP_TOKEN",
-    "MEP_CLIENT_ID",
-    "MEP_CLIENT_SECRET",
-    "GLOBUS_COMPUTE_CLIENT_ID",
-    "GLOBUS_COMPUTE_CLIENT_SECRET",
-)
 _PACKAGES = (
     "pika",
     "pydantic",

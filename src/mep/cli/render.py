@@ -14,7 +14,15 @@ import click
 from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.cli.context import Cli, pass_cli
-from mep.cli.files import load_endpoint, parse_json, parse_schema, read_file, read_includes, template_file
+from mep.cli.files import (
+    load_endpoint,
+    parse_json,
+    parse_schema,
+    read_given,
+    read_includes,
+    read_own,
+    template_file,
+)
 from mep.cli.output import json_option, print_json
 from mep.config.endpoint import EndpointConfig, load_endpoint_config
 from mep.config.parsing import ignored_settings
@@ -78,11 +86,11 @@ def _inputs(cli: Cli, name: str | None, given: dict[str, Any]) -> tuple[Endpoint
         config = found.config
         if given["template"] is None:
             path = template_file(found.paths)
-            template = read_file(path, privileged=cli.privileged)
-            includes = read_includes(path, privileged=cli.privileged)
+            template = read_own(path)
+            includes = read_includes(path)
         if given["user_schema"] is None and found.paths.schema.exists():
             source = str(found.paths.schema)
-            schema = parse_schema(read_file(found.paths.schema, privileged=cli.privileged), source=source)
+            schema = parse_schema(read_own(found.paths.schema), source=source)
     if given["parent_config"] is not None:
         config = load_endpoint_config(given["parent_config"].read(), source=given["parent_config"].name)
     if given["template"] is not None:
@@ -103,7 +111,7 @@ def _options(given: dict[str, Any]) -> Any:
     if text is None:
         return {}
     if text.startswith("@"):
-        return parse_json(read_file(Path(text[1:])), source=text[1:], code=Code.OPTIONS_INVALID)
+        return parse_json(read_given(Path(text[1:])), source=text[1:], code=Code.OPTIONS_INVALID)
     return parse_json(text, source="--options", code=Code.OPTIONS_INVALID)
 
 

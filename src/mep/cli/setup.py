@@ -14,7 +14,7 @@ from mep.base.codes import Code
 from mep.base.errors import InputError, MepError, RefusedError
 from mep.base.ids import is_uuid
 from mep.cli.context import Cli, endpoint_argument, pass_cli
-from mep.cli.files import load_endpoint, parse_mapping, parse_schema, read_file
+from mep.cli.files import load_endpoint, parse_mapping, parse_schema, read_given
 from mep.cli.output import json_option, print_json, print_table
 from mep.cli.state import is_running, read_endpoint_id
 from mep.config.endpoint import EndpointConfig, load_endpoint_config
@@ -23,6 +23,7 @@ from mep.config.parsing import build
 from mep.config.paths import EndpointPaths, check_name
 from mep.config.sample import sample
 from mep.config.yamltext import Located
+from mep.host.trusted import check_directory
 
 _DEFAULTS = files("mep.config") / "defaults"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -97,7 +98,7 @@ def _texts(cli: Cli, paths: EndpointPaths, given: dict[str, Any], core: Path | N
 
 
 def _given_or_default(path: Path | None, default: str) -> str:
-    return (_DEFAULTS / default).read_text(encoding="utf-8") if path is None else read_file(path)
+    return (_DEFAULTS / default).read_text(encoding="utf-8") if path is None else read_given(path)
 
 
 def _config_text(paths: EndpointPaths, given: dict[str, Any], core: Path | None) -> str:
@@ -112,7 +113,7 @@ def _config_text(paths: EndpointPaths, given: dict[str, Any], core: Path | None)
         raise InputError(
             Code.USAGE, f"--core-config is used as it is; {', '.join(settings)} cannot be added.", step=""
         )
-    text = read_file(core)
+    text = read_given(core)
     load_endpoint_config(text, source=str(core))
     return text
 
@@ -144,13 +145,10 @@ def _report(cli: Cli, paths: EndpointPaths, texts: dict[str, str], *, as_json: b
     warnings = []
     if cli.privileged and not has_mapping:
         warnings.append(f"Nobody is mapped yet: edit {paths.mapping}.")
-    if cli.privileged:
-        from mep.host.trusted import check_directory
-
-        try:
-            check_directory(paths.directory)
-        except MepError as error:
-            warnings.append(f"The endpoint will not start: {error.admin_text}")
+    try:
+        check_directory(paths.directory, owner_uid=os.geteuid())
+    except MepError as error:
+        warnings.append(f"The endpoint will not start: {error.admin_text}")
     if as_json:
         print_json(
             {"name": paths.name, "directory": str(paths.directory), "files": sorted(texts), "warnings": warnings}
