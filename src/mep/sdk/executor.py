@@ -73,7 +73,7 @@ class Executor(FuturesExecutor):
         self.batch_size = batch_size
         self.serializer = serializer if serializer is not None else self.client.serializer
         self.result_serializers = result_serializers
-        own_group = new_id()
+        self._own_group = own_group = new_id()
         self._task_group_id = own_group if task_group_id is None else str(task_group_id)
         self._pid = os.getpid()
         self._shut = False
@@ -105,8 +105,8 @@ class Executor(FuturesExecutor):
         return self._submitter.group_of(self._task_group_id)
 
     @task_group_id.setter
-    def task_group_id(self, value: object) -> None:
-        self._task_group_id = str(value)
+    def task_group_id(self, value: object | None) -> None:
+        self._task_group_id = self._own_group if value is None else str(value)
 
     @property
     def amqp_port(self) -> int | None:
