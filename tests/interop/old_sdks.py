@@ -49,8 +49,8 @@ def sdk(request: pytest.FixtureRequest, corner: Corner, owner: ClientCredentials
 def test_an_old_sdk_submits_and_reads_results(sdk: SdkProcess, alices: Endpoint) -> None:
     assert sdk.call("add", 2, 40, identity=OWNER, endpoint=alices.id) == 42
     assert sdk.ask("many", count=200, identity=OWNER, endpoint=alices.id)["right"] == 200
-    there = {"identity": OWNER, "endpoint": alices.id}
-    assert sdk.ask("run", function="add", arguments=[1, 2], **there)["value"] == 3
+    polled = sdk.ask("run", function="add", arguments=[1, 2], identity=OWNER, endpoint=alices.id)
+    assert polled["value"] == 3
 
 
 def test_an_old_sdk_is_told_why_a_task_failed(sdk: SdkProcess, alices: Endpoint) -> None:
