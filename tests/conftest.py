@@ -16,8 +16,11 @@ from support.rigs import endpoint, open_dir, relay, sdk_env
 
 __all__ = ["broker", "broker_node", "endpoint", "open_dir", "relay", "sdk_env"]
 
-# no deadline: machines are shared; the same examples each time in CI, so that red is about the change
-settings.register_profile("mep", deadline=None, derandomize=os.environ.get("CI", "") not in ("", "0", "false"))
+# no deadline: machines are shared; the same examples each time in CI, so that red is about the change; no database:
+# the checkout may be somebody else's
+settings.register_profile(
+    "mep", deadline=None, database=None, derandomize=os.environ.get("CI", "") not in ("", "0", "false")
+)
 settings.load_profile("mep")
 
 
