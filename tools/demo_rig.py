@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sandbox
+
 RELAY_URL = "http://127.0.0.1:5000"
 NAME = "demo"
 
@@ -218,4 +220,5 @@ def _files() -> set[str]:
 
 
 def _cgroups() -> set[str]:
-    return {folder for folder, _, _ in os.walk("/sys/fs/cgroup") if "mep" in os.path.basename(folder)}
+    own = sandbox.own_cgroup()
+    return {folder for folder, _, _ in os.walk(own)} - {str(own)} if own else set()

@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +89,17 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"sandbox: {error}", file=sys.stderr)
         return 1
+    group = _make_cgroup()
     init = os.fork()  # process 1: with it, all end
     if init == 0:
-        _never_return(lambda: _be_init(command))
+        _never_return(lambda: _be_init(command, group))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: os.kill(init, received))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command too, which cleans up
-    return _status(os.waitpid(init, 0)[1])
+    status = _status(os.waitpid(init, 0)[1])
+    if group is not None:
+        _remove_cgroup(group)
+    return status
 
 
 def build(kept: set[str]) -> None:
@@ -193,9 +198,48 @@ def _make_home(account: Account) -> None:
         os.chown(home, account.uid, account.uid)
 
 
-def _be_init(command: list[str]) -> int:
+def own_cgroup() -> Path | None:
+    """Return the folder of this process's cgroup (version 2), or None where there is none."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    found = [fields[1] for fields in mounts if fields[2] == "cgroup2"]
+    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    return Path(found[0], own[0].lstrip("/")) if found and own else None
+
+
+def _make_cgroup() -> Path | None:
+    """Make a cgroup for the sandbox: what is made below it is the sandbox's, and goes with it."""
+    parent = own_cgroup()
+    if parent is None:
+        return None
+    group = parent / f"mep-sandbox-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:  # not ours to change: the command runs in the caller's
+        return None
+    return group
+
+
+def _remove_cgroup(group: Path) -> None:
+    """Remove it and all below; its processes have ended with process 1, some may still be leaving."""
+    for _ in range(200):
+        for folder, _, _ in os.walk(group, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                break
+        if not group.exists():
+            return
+        time.sleep(0.01)
+
+
+def _be_init(command: list[str], group: Path | None) -> int:
     """Be process 1: run the command, reap whatever is orphaned, end with the command's status."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if group is not None:
+        try:
+            (group / "cgroup.procs").write_text("0")
+        except OSError as error:  # the tree's owner forbids it: the command stays in the caller's
+            print(f"sandbox: no cgroup of its own: {error}", file=sys.stderr)
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     child = os.fork()

@@ -107,6 +107,15 @@ def test_a_signal_reaches_the_command() -> None:
         assert process.wait(10) == 5
 
 
+def test_its_cgroup_goes_with_it_and_with_what_was_made_below() -> None:
+    before = set(os.listdir(sandbox.own_cgroup() or "/sys/fs/cgroup"))
+    probe = f"{sys.executable} -c 'import sandbox; print(sandbox.own_cgroup())'"
+    done = inside(f"cd {ROOT}/tools && G=$({probe}) && echo $G && mkdir -p $G/a/b")
+    assert "mep-sandbox-" in done.stdout
+    assert not Path(done.stdout.strip()).exists()
+    assert set(os.listdir(sandbox.own_cgroup() or "/sys/fs/cgroup")) == before
+
+
 def test_it_is_quick_enough_to_use_for_everything() -> None:
     started = time.monotonic()
     assert inside("true").returncode == 0
