@@ -4,8 +4,9 @@ The promise: a task is acknowledged to the broker only when its journal record i
 already at the broker. Execution may start before that: the record is in the kernel by then, so it survives our own
 death, and should the whole machine die in these few milliseconds, the broker still has the task.
 
-One fsync covers all records of the last few milliseconds. Its interval follows what an fsync costs here, so that a
-slow network file system takes at most a third of the loop's time; a task that ends sooner needs none at all.
+One write carries all records of a turn of the loop, and one fsync those of the last few milliseconds. The fsyncs'
+interval follows what one costs here, so that a slow network file system takes at most a third of the loop's time;
+a task that ends sooner needs none at all. Only a start is written at once: before the worker has the task.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -71,7 +72,8 @@ class Ledger:
         self._on_durable, self._on_full = on_durable, on_full
         self._live: dict[str, Entry] = {}
         self._past: OrderedDict[str, None] = OrderedDict()
-        self._unwritten: list[Record] = []  # small records that the full disk refused; they go first
+        self._unwritten: list[Record] = []  # of this turn of the loop, or refused by a full disk
+        self._flush_due = False
         self._undurable = 0  # live tasks whose acceptance is not on disk
         self._timer: asyncio.TimerHandle | None = None
         self.full = False
@@ -136,18 +138,22 @@ class Ledger:
             running=[(calls[task_id], self._live[task_id].starts) for task_id in calls if task_id in started],
         )
 
-    def accept(self, call: Call) -> None:
-        """Make the task ours. HostError(JOURNAL_FULL): it is not."""
-        record = Accepted(call.task_id, call.function_id, call.buffer, call.resources, list(call.serializers))
+    def accept(self, calls: Sequence[Call]) -> None:
+        """Make the tasks ours. HostError(JOURNAL_FULL): none is."""
+        records = [
+            Accepted(call.task_id, call.function_id, call.buffer, call.resources, list(call.serializers))
+            for call in calls
+        ]
         try:
-            self._journal.write(*self._unwritten, record)
+            self._journal.write(*self._unwritten, *records)
         except HostError as error:
             self._became_full(error)
             raise
         self._unwritten.clear()
-        self._live[call.task_id] = Entry(Stage.ACCEPTED, len(call.buffer))
-        self.backlog_chars += len(call.buffer)
-        self._undurable += 1
+        for call in calls:
+            self._live[call.task_id] = Entry(Stage.ACCEPTED, len(call.buffer))
+            self.backlog_chars += len(call.buffer)
+        self._undurable += len(calls)
         self._sync_soon()
 
     def started(self, task_id: str) -> None:
@@ -156,7 +162,8 @@ class Ledger:
         if entry is not None and entry.stage is not Stage.FINISHED:
             entry.stage = Stage.STARTED
             entry.starts += 1
-            self._write(Started(task_id, time.time()))
+            self._unwritten.append(Started(task_id, time.time()))
+            self._flush()
 
     def finished(self, outcome: Outcome) -> None:
         """The task's result is there; publish it next."""
@@ -166,7 +173,7 @@ class Ledger:
             self._undurable += 1
         self.backlog_chars += len(outcome.body) - entry.chars
         entry.stage, entry.chars = Stage.FINISHED, len(outcome.body)
-        self._write(Finished(outcome.task_id, outcome.code, outcome.body), keep=False)
+        self._write_soon(Finished(outcome.task_id, outcome.code, outcome.body))
         self._sync_soon()
 
     def forget(self, task_id: str) -> None:
@@ -175,7 +182,7 @@ class Ledger:
         if entry is not None:
             self.backlog_chars -= entry.chars
         self._remember(task_id)
-        self._write(Forgotten([task_id]))
+        self._write_soon(Forgotten([task_id]))
         if entry is not None and not entry.durable:
             self._undurable -= 1
             if self._undurable == 0:
@@ -190,6 +197,7 @@ class Ledger:
         """Write the last records and close the journal."""
         if self._timer is not None:
             self._timer.cancel()
+        self._flush()
         if self._live and self._journal.dirty:
             try:
                 self._journal.sync()
@@ -204,14 +212,22 @@ class Ledger:
         if len(self._past) > _REMEMBERED_IDS:
             self._past.popitem(last=False)
 
-    def _write(self, record: Record, *, keep: bool = True) -> None:
-        """Write; what a full disk refuses is kept for later (`keep`) or only in memory (results are large)."""
+    def _write_soon(self, record: Record) -> None:
+        self._unwritten.append(record)
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what has come together. What a full disk refuses goes later, but for results: they are large."""
+        self._flush_due = False
+        if not self._unwritten or self.full:
+            return
         try:
-            self._journal.write(*self._unwritten, record)
+            self._journal.write(*self._unwritten)
             self._unwritten.clear()
         except HostError as error:
-            if keep:
-                self._unwritten.append(record)
+            self._unwritten = [record for record in self._unwritten if not isinstance(record, Finished)]
             self._became_full(error)
 
     def _sync_soon(self) -> None:
@@ -221,6 +237,9 @@ class Ledger:
 
     def _sync(self) -> None:
         self._timer = None
+        self._flush()
+        if self.full:
+            return
         try:
             self._journal.sync()
         except HostError as error:
@@ -241,6 +260,7 @@ class Ledger:
         asyncio.get_running_loop().call_later(_RETRY_FULL_S, self._try_again)
 
     def _try_again(self) -> None:
+        self._unwritten = [record for record in self._unwritten if not isinstance(record, Finished)]
         try:
             self._journal.write(*self._unwritten, Forgotten([]))
             self._journal.sync()

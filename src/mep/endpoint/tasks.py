@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -50,8 +49,10 @@ class Tasks:
         self._ledger = Ledger(journal, on_durable=self._acknowledge, on_full=self._on_full)
         self._outbox = Outbox(links.results, links.results_route, self._on_confirmed)
         self._consumer: Consumer | None = None
+        self._arrived: list[Call] = []
         self._unacked: Delivery | None = None  # the last one; acknowledging it acknowledges all before it
         self._backlog_tasks = max(_BACKLOG_TASKS, 4 * engine.workers)
+        self._take_due = False
         self._stopping = False
         self._quiet: asyncio.Future[None] | None = None
         self.done = 0
@@ -92,8 +93,9 @@ class Tasks:
         await self._consumer.wait_consuming()
 
     def stop_taking(self) -> None:
-        """Take no more tasks; what was delivered and not accepted goes back to the queue."""
+        """Take no more tasks; what the broker sends from now on goes back to the queue."""
         self._stopping = True
+        self._take()
         if self._consumer is not None:
             self._consumer.cancel()
 
@@ -135,29 +137,34 @@ class Tasks:
             return
         self._on_moved()
         known = self._ledger.stage(read.task_id)
-        if known is None:
-            self._take(read)
-        if self._consumer is not consumer:
-            return  # the journal became full: this delivery went back to the queue with its channel
-        self._unacked = dataclasses.replace(delivery, body=b"", headers={}, properties=None)
+        if known is None and isinstance(read, Outcome):
+            self._send(read)
+        elif known is None and isinstance(read, Call):
+            self._arrived.append(read)
+        self._unacked = Delivery(b"", {}, None, "", delivery.redelivered, delivery.key)
+        if not self._take_due:
+            self._take_due = True
+            asyncio.get_running_loop().call_soon(self._take)
+
+    def _take(self) -> None:
+        """Make what arrived in this turn of the loop ours, with one write. A full journal: see `_on_full`."""
+        self._take_due = False
+        calls = list({call.task_id: call for call in self._arrived}.values())
+        self._arrived.clear()
+        try:
+            if calls:
+                self._ledger.accept(calls)
+        except HostError:
+            return
+        for call in calls:
+            self._engine.submit(call)
         if self._ledger.settled():
             self._acknowledge()
 
-    def _take(self, read: Call | Outcome) -> None:
-        """Make it ours. A journal that is full makes us hand everything back (see `_on_full`)."""
-        if isinstance(read, Outcome):
-            self._send(read)
-            return
-        try:
-            self._ledger.accept(read)
-        except HostError:
-            return
-        self._engine.submit(read)
-
     def _acknowledge(self) -> None:
-        """Acknowledge all that was delivered, if it is safe and there is not too much waiting already."""
+        """Acknowledge all that was delivered, if all of it is ours and there is not too much waiting already."""
         too_much = self._ledger.outstanding > self._backlog_tasks or self._ledger.backlog_chars > _BACKLOG_CHARS
-        if self._unacked is None or self._consumer is None or too_much or self._ledger.full:
+        if self._unacked is None or self._consumer is None or too_much or self._ledger.full or self._arrived:
             return
         last, self._unacked = self._unacked, None
         self._consumer.ack(last, multiple=True)

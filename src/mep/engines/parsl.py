@@ -158,8 +158,8 @@ class GlobusComputeEngine:
         if error is None:
             code, body = value
             self._losses.pop(call.task_id, None)
-            self._hand_out()
             self._around.on_done(Outcome(call.task_id, bytes(body), code))
+            self._hand_out()
             return
         losses = self._losses[call.task_id] = self._losses.get(call.task_id, 0) + 1
         if losses <= self._retries and not self._held and not self._executor.bad_state_is_set:

@@ -132,8 +132,8 @@ class ProcessPoolEngine:
             link.dismiss()
         else:
             self._idle.append(link)
+        self._around.on_done(outcome)  # first: its record and the next start's share one write
         self._hand_out()
-        self._around.on_done(outcome)
 
     def _on_death(self, link: WorkerLink, status: int) -> None:
         if self._stopped:

@@ -83,8 +83,8 @@ class ThreadPoolEngine:
         self._running -= 1
         if self._stopped:
             return
+        self._around.on_done(outcome)  # first: its record and the next start's share one write
         self._hand_out()
-        self._around.on_done(outcome)
 
     # ---- in a worker thread ----
 

@@ -32,8 +32,9 @@ class Book:
         self.ledger = Ledger(self.journal, on_durable=self._durable, on_full=self.full.append)
         self.recovered = self.ledger.recover()
 
-    def again(self) -> None:
-        """As after a kill -9: nothing is said, nothing is written any more."""
+    async def again(self) -> None:
+        """As after a kill -9 in the next turn of the loop: nothing is said, nothing is written any more."""
+        await asyncio.sleep(0)
         self.journal.close()
         self.open()
 
@@ -47,7 +48,7 @@ def book(tmp_path: Path) -> Book:
 
 
 async def test_a_task_is_settled_when_its_record_is_on_disk(book: Book) -> None:
-    book.ledger.accept(call("a"))
+    book.ledger.accept([call("a")])
     assert not book.ledger.settled()
     await asyncio.sleep(0.05)
     assert book.ledger.settled()
@@ -56,14 +57,14 @@ async def test_a_task_is_settled_when_its_record_is_on_disk(book: Book) -> None:
 
 async def test_one_sync_settles_many(book: Book) -> None:
     for number in range(100):
-        book.ledger.accept(call(str(number)))
+        book.ledger.accept([call(str(number))])
     await asyncio.sleep(0.05)
     assert book.durable == 1
 
 
 async def test_a_confirmed_result_settles_without_a_sync(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book.journal, "sync", lambda: pytest.fail("no disk is needed for it"))
-    book.ledger.accept(call("a"))
+    book.ledger.accept([call("a")])
     book.ledger.started("a")
     book.ledger.finished(Outcome("a", b"r"))
     book.ledger.forget("a")
@@ -74,14 +75,14 @@ async def test_a_confirmed_result_settles_without_a_sync(book: Book, monkeypatch
 
 async def test_a_next_life_finds_each_task_as_it_was(book: Book) -> None:
     for task_id in "abcd":
-        book.ledger.accept(call(task_id))
+        book.ledger.accept([call(task_id)])
     book.ledger.started("b")
     book.ledger.started("c")
     book.ledger.started("d")
     book.ledger.finished(Outcome("c", b"result", "X"))
     book.ledger.finished(Outcome("d", b"result"))
     book.ledger.forget("d")
-    book.again()
+    await book.again()
     assert book.recovered.waiting == [call("a")]
     assert book.recovered.running == [(call("b"), 1)]
     assert book.recovered.results == [Outcome("c", b"result", "X")]
@@ -91,12 +92,20 @@ async def test_a_next_life_finds_each_task_as_it_was(book: Book) -> None:
     assert book.ledger.outstanding == 3
 
 
+async def test_a_start_is_written_before_the_worker_has_the_task(book: Book) -> None:
+    book.ledger.accept([call("a")])
+    book.ledger.started("a")
+    book.journal.close()
+    book.open()
+    assert book.recovered.running == [(call("a"), 1)]
+
+
 async def test_starts_are_counted_over_lives(book: Book) -> None:
-    book.ledger.accept(call("a"))
+    book.ledger.accept([call("a")])
     book.ledger.started("a")
-    book.again()
+    await book.again()
     book.ledger.started("a")
-    book.again()
+    await book.again()
     assert book.recovered.running == [(call("a"), 2)]
 
 
@@ -104,7 +113,7 @@ async def test_a_full_disk_refuses_the_task_and_is_noticed_when_it_has_room_agai
     book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mep.endpoint.ledger._RETRY_FULL_S", 0.02)
-    book.ledger.accept(call("a"))
+    book.ledger.accept([call("a")])
     write = book.journal.write
 
     def full(*_: object) -> None:
@@ -112,7 +121,7 @@ async def test_a_full_disk_refuses_the_task_and_is_noticed_when_it_has_room_agai
 
     monkeypatch.setattr(book.journal, "write", full)
     with pytest.raises(HostError):
-        book.ledger.accept(call("b"))
+        book.ledger.accept([call("b")])
     assert book.full == ["full"]
     assert book.ledger.stage("b") is None
     book.ledger.started("a")  # the record waits for room
@@ -121,12 +130,12 @@ async def test_a_full_disk_refuses_the_task_and_is_noticed_when_it_has_room_agai
     monkeypatch.setattr(book.journal, "write", write)
     await asyncio.sleep(0.05)
     assert book.full == ["full", ""]
-    book.again()
+    await book.again()
     assert book.recovered.running == [(call("a"), 1)]
 
 
 async def test_the_backlog_is_what_calls_and_results_take(book: Book) -> None:
-    book.ledger.accept(call("a"))
+    book.ledger.accept([call("a")])
     assert book.ledger.backlog_chars == len("buffer")
     book.ledger.finished(Outcome("a", b"0123456789"))
     assert book.ledger.backlog_chars == 10
