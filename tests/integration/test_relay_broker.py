@@ -11,6 +11,7 @@ import pytest
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
 from mep.broker import BrokerConnection, Delivery
+from mep.relay import queues, topology
 from mep.relay.amqp import Incoming, OutgoingTask, RelayBroker
 from mep.relay.brokeraddress import BrokerAddress
 from support.broker import manage, temporary_vhost
@@ -154,6 +155,35 @@ async def test_counting_after_a_deletion_does_not_break_the_relay(
     await relay.delete_uep_queues(uep)
     await relay.delete_uep_queues(uep)  # of a queue that is gone: no error
     assert await relay.purge_tasks(uep) == 0
+
+
+async def test_a_queue_of_an_older_release_is_taken_as_it_is(relay: RelayBroker, peer: BrokerConnection) -> None:
+    """Declared with other arguments: the broker refuses ours, and the queue serves nevertheless."""
+    uep = new_id()
+    await (await peer.channel()).declare_queue(f"{uep}.tasks", arguments={"x-max-length": 5})
+    await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"t")])
+    assert (await relay.queue_facts(uep)).messages == 1
+    assert await relay.purge_tasks(uep) == 1
+
+
+async def test_a_queue_that_expired_is_made_before_it_is_named_to_anybody(
+    relay: RelayBroker, peer: BrokerConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was declared long ago is not trusted: an SDK that is told of a missing queue gives up."""
+    alice, group = new_id(), new_id()
+    await relay.ensure_group_queue(alice, group)
+    await (await peer.channel()).delete_queue(f"tg.{alice}.{group}")
+    monkeypatch.setattr(queues, "_TRUSTED_S", 0.0)
+    await relay.ensure_group_queue(alice, group)
+    assert (await (await peer.channel()).inspect_queue(f"tg.{alice}.{group}")).messages == 0
+
+
+def test_unused_queues_expire_and_commands_wait_for_ever() -> None:
+    """Every run of a user's program has a task group: without an end, the broker's memory fills."""
+    assert topology.queue_arguments("tg.a.b")["x-expires"] == 7 * 86_400_000
+    assert topology.queue_arguments("u.tasks")["x-expires"] == 30 * 86_400_000
+    for queue in ("e.commands", "results", "heartbeats", "rejected"):
+        assert "x-expires" not in topology.queue_arguments(queue)
 
 
 async def test_many_ask_for_the_same_queue_at_once(relay: RelayBroker) -> None:

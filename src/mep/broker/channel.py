@@ -17,6 +17,14 @@ class ConnectionLostError(ServiceError):
     """The connection broke before the answer came: what was asked for may have been done or not."""
 
 
+class RefusedByBrokerError(ServiceError):
+    """The broker said no: `reply_code` is AMQP's (403 access refused, 404 not found, 406 precondition failed)."""
+
+    def __init__(self, reply_code: int, text: str) -> None:
+        super().__init__(Code.BROKER_REFUSED, text)
+        self.reply_code = reply_code
+
+
 @dataclass(frozen=True)
 class QueueFacts:
     """What a declaration is answered with."""
@@ -27,7 +35,7 @@ class QueueFacts:
 
 class Channel:
     """A pika channel whose requests are awaited. It dies with its connection (ConnectionLostError), or with the
-    first request that the broker refuses: ServiceError(BROKER_REFUSED) for that one and all waiting."""
+    first request that the broker refuses (RefusedByBrokerError for that one and all waiting)."""
 
     def __init__(self, connection: Any) -> None:
         self._waiting: list[asyncio.Future[Any]] = []
@@ -99,6 +107,6 @@ class Channel:
             if future.done():
                 continue
             if isinstance(reason, ChannelClosedByBroker):
-                future.set_exception(ServiceError(Code.BROKER_REFUSED, text))
+                future.set_exception(RefusedByBrokerError(reason.reply_code, text))
             else:
                 future.set_exception(ConnectionLostError(Code.BROKER_UNREACHABLE, text))

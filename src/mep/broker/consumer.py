@@ -68,10 +68,6 @@ class Consumer:
         """Return once the broker has accepted the subscription."""
         await self._consuming.wait()
 
-    @property
-    def is_consuming(self) -> bool:
-        return self._consuming.is_set()
-
     def holds(self, delivery: Delivery) -> bool:
         """Tell whether an ack for it would still count; if not, the broker delivers it again."""
         return delivery.key[0] == self._generation and self._channel is not None and bool(self._channel.is_open)

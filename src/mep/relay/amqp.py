@@ -23,20 +23,13 @@ from mep.broker import (
 )
 from mep.relay import topology
 from mep.relay.brokeraddress import BrokerAddress
-from mep.relay.control import ControlChannels
+from mep.relay.queues import Queues
 from mep.wire.envelope import HEADER_FUNCTION, HEADER_RESOURCES, HEADER_SERIALIZERS, HEADER_TASK
 
 SIGNATURE_HEADER = "mep-signature"
 _PERSISTENT = 2
 _PREFETCH = 500
-_REJECTED_MOST = 10_000
 _TASK_PROPERTIES = {"delivery_mode": _PERSISTENT, "content_type": "application/json"}
-_QUEUE_ARGUMENTS = {"x-queue-type": "classic"}
-_SHARED_ARGUMENTS = {
-    **_QUEUE_ARGUMENTS,
-    "x-dead-letter-exchange": "",
-    "x-dead-letter-routing-key": topology.REJECTED_QUEUE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +77,7 @@ class RelayBroker:
         self._connection = BrokerConnection(address.amqp, name=name, on_state=on_state, prepare=self._prepare)
         self._tasks: Publisher = self._connection.publisher()
         self._others: Publisher = self._connection.publisher()  # a flood of tasks does not delay these
-        self._declared: set[str] = set()  # since the last (re)connect
-        self._control = ControlChannels(self._connection)
+        self._queues = Queues(self._connection)
 
     @property
     def state(self) -> State:
@@ -108,41 +100,33 @@ class RelayBroker:
 
     async def ensure_endpoint_queues(self, endpoint_id: str) -> None:
         """Declare the command queue of a core endpoint."""
-        await self._ensure(topology.command_queue(endpoint_id), topology.COMMANDS)
+        await self._queues.ensure(topology.command_queue(endpoint_id), topology.COMMANDS)
 
     async def ensure_uep_queues(self, uep_id: str) -> None:
         """Declare the task queue of a user endpoint."""
-        await self._ensure(topology.task_queue(uep_id), topology.TASKS)
+        await self._queues.ensure(topology.task_queue(uep_id), topology.TASKS)
 
     async def ensure_group_queue(self, identity_id: str, group_id: str) -> None:
         """Declare the queue from which an SDK reads the results of one task group."""
-        await self._ensure(topology.group_queue(identity_id, group_id), None)
+        await self._queues.ensure(topology.group_queue(identity_id, group_id))
 
     async def delete_endpoint_queues(self, endpoint_id: str) -> None:
-        await self._delete(topology.command_queue(endpoint_id))
+        await self._queues.delete(topology.command_queue(endpoint_id))
 
     async def delete_uep_queues(self, uep_id: str) -> None:
-        await self._delete(topology.task_queue(uep_id))
+        await self._queues.delete(topology.task_queue(uep_id))
 
     async def delete_group_queue(self, identity_id: str, group_id: str) -> None:
-        await self._delete(topology.group_queue(identity_id, group_id))
+        await self._queues.delete(topology.group_queue(identity_id, group_id))
 
     async def purge_tasks(self, uep_id: str) -> int:
         """Remove the waiting tasks of a user endpoint; return how many there were. Those that a consumer holds
         unacknowledged stay."""
-        queue = topology.task_queue(uep_id)
-
-        async def purge(channel: Channel) -> int:
-            await channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS)  # it may have vanished
-            return await channel.purge_queue(queue)
-
-        return await self._control.run(purge)
+        return await self._queues.purge(topology.task_queue(uep_id), topology.TASKS)
 
     async def queue_facts(self, uep_id: str) -> QueueFacts:
         """Return how many tasks wait in the user endpoint's queue, and how many consumers take them."""
-        queue = topology.task_queue(uep_id)
-        # not a passive declare: that would end the channel where the queue has vanished
-        return await self._control.run(lambda channel: channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS))
+        return await self._queues.facts(topology.task_queue(uep_id), topology.TASKS)
 
     async def consumer_count(self, uep_id: str) -> int:
         """Return how many consumers the user endpoint's task queue has now: 0 = nobody takes its tasks."""
@@ -235,33 +219,16 @@ class RelayBroker:
     async def _prepare(self, channel: Channel) -> None:
         """Declare what is shared, on each new connection, before anything is sent or consumed on it: the broker
         may have lost its data."""
-        self._declared.clear()
+        self._queues.forget()
         for exchange in topology.EXCHANGES:
             await channel.declare_exchange(exchange, "topic")
-        rejected = {"x-max-length": _REJECTED_MOST, "x-queue-type": "classic"}
-        await channel.declare_queue(topology.REJECTED_QUEUE, arguments=rejected)
+        for queue in (topology.REJECTED_QUEUE, topology.RESULTS_QUEUE, topology.HEARTBEATS_QUEUE):
+            await channel.declare_queue(queue, arguments=topology.queue_arguments(queue))
         for queue, exchange in (
             (topology.RESULTS_QUEUE, topology.RESULTS),
             (topology.HEARTBEATS_QUEUE, topology.HEARTBEATS),
         ):
-            await channel.declare_queue(queue, arguments=_SHARED_ARGUMENTS)
             await channel.bind_queue(queue, exchange, topology.routing_key("*", exchange))
-
-    async def _ensure(self, queue: str, exchange: str | None) -> None:
-        if queue in self._declared:
-            return
-
-        async def declare(channel: Channel) -> None:
-            await channel.declare_queue(queue, arguments=_QUEUE_ARGUMENTS)
-            if exchange is not None:
-                await channel.bind_queue(queue, exchange, queue)  # a queue is named like its routing key
-
-        await self._control.run(declare)
-        self._declared.add(queue)
-
-    async def _delete(self, queue: str) -> None:
-        self._declared.discard(queue)
-        await self._control.run(lambda channel: channel.delete_queue(queue))
 
     async def _publish(
         self,
@@ -275,7 +242,7 @@ class RelayBroker:
         await ensure()
         returned = await _send_all(publisher, messages)
         if returned:
-            self._declared.discard(queue)
+            self._queues.forget(queue)
             await ensure()
             returned = await _send_all(publisher, returned)
             if returned:

@@ -28,6 +28,30 @@ REJECTED_QUEUE: Final = "rejected"  # what the relay could not use, for an admin
 
 NOTHING: Final = "^$"
 
+_REJECTED_MOST = 10_000
+
+
+# A queue that nobody has consumed or declared for so long is deleted by the broker: 60 KB of its memory each.
+_DAY_MS = 86_400_000
+_GROUP_EXPIRES_MS = 7 * _DAY_MS  # every run of a user's program has one; its results are kept by the relay, too
+_TASKS_EXPIRE_MS = 30 * _DAY_MS  # longer than a task waits for its endpoint
+
+
+def queue_arguments(queue: str) -> dict[str, str | int]:
+    """Return the arguments with which the queue is declared, from its name. They must not change: the broker
+    refuses to declare an existing queue with others."""
+    arguments: dict[str, str | int] = {"x-queue-type": "classic"}
+    if queue.endswith(f".{TASKS}"):
+        arguments["x-expires"] = _TASKS_EXPIRE_MS
+    elif queue.startswith("tg."):
+        arguments["x-expires"] = _GROUP_EXPIRES_MS
+    elif queue in (RESULTS_QUEUE, HEARTBEATS_QUEUE):
+        arguments["x-dead-letter-exchange"] = ""
+        arguments["x-dead-letter-routing-key"] = REJECTED_QUEUE
+    elif queue == REJECTED_QUEUE:
+        arguments["x-max-length"] = _REJECTED_MOST
+    return arguments
+
 
 def routing_key(sender_or_receiver: str, exchange: str) -> str:
     """Return the routing key of one endpoint or user endpoint on `exchange`."""
