@@ -75,7 +75,13 @@ def _start(paths: EndpointPaths, *, detach: bool, wait_s: float, credentials_fd:
     lock = EndpointLock(paths.state_dir)
     lock.take()
     template = endpoint.paths.template
-    parts = Parts(boot=_boot, run_gate=run_gate, preload=lambda: _preload(template.read_text()))
+    parts = Parts(
+        boot=_boot,
+        run_gate=run_gate,
+        preload=lambda: _preload(template.read_text()),
+        check_template=_check_template,
+        check_schema=_check_schema,
+    )
     if not detach:
         return run_here(endpoint, parts, lock, on_up=lambda _status, _text: None)
     status, text = run_detached(endpoint, parts, lock, wait_s=wait_s)
@@ -101,6 +107,18 @@ def _preload(template: str) -> None:
     from mep.engines.registry import engine_names
 
     boot.preload([name for name in engine_names() if name in template] or ["ThreadPoolEngine"])
+
+
+def _check_template(text: str, source: str, includes: dict[str, str]) -> None:
+    from mep.template import check_template
+
+    check_template(text, source=source, includes=includes)
+
+
+def _check_schema(schema: Any, source: str) -> None:
+    from mep.template import check_schema
+
+    check_schema(schema, source=source)
 
 
 @click.command()

@@ -17,8 +17,9 @@ from mep.base.codes import Code
 from mep.base.errors import InputError, MepError
 from mep.config.environment import load_user_environment
 from mep.config.paths import EndpointPaths
+from mep.daemon.settings import Parts
 from mep.host.programs import run_program
-from mep.host.trusted import read_trusted
+from mep.host.trusted import read_own, read_trusted
 from mep.identity.mapping import Mapping
 from mep.wire.control import FileStatus
 
@@ -64,23 +65,24 @@ class _Live(Generic[T]):
 
 
 class LiveFiles:
-    """All of them. Reading checks owners and modes (the daemon's user is the one who may have written them)."""
+    """All of them. As root, only those are read that nobody else can have written."""
 
     def __init__(
-        self, paths: EndpointPaths, *, endpoint_id: str, owner_uid: int, mapping_timeout_s: float, mapped: bool
+        self, paths: EndpointPaths, *, endpoint_id: str, privileged: bool, mapping_timeout_s: float, parts: Parts
     ) -> None:
         """Read all; InputError and HostError name the file at fault. Privilege: read access to them.
 
-        `mapped`: the endpoint maps identities, and a mapping file must be there.
+        `privileged`: the endpoint maps identities, so a mapping must be there, and what steers root is checked.
         """
-        self._owner_uid = owner_uid
+        self._parts = parts
+        self._privileged = privileged
         self._endpoint_id = endpoint_id
         self._mapping_timeout_s = mapping_timeout_s
         self._paths = paths
         self._template = _Live(paths.template, self._read_template)
         self._schema = _Live(paths.schema, self._read_schema)
         self._environment = _Live(paths.environment, self._read_environment)
-        self._mapping = _Live(paths.mapping, self._read_mapping) if mapped else None
+        self._mapping = _Live(paths.mapping, self._read_mapping) if privileged else None
         self._all: tuple[_Live[Any], ...] = tuple(
             live for live in (self._template, self._schema, self._environment, self._mapping) if live is not None
         )
@@ -120,13 +122,15 @@ class LiveFiles:
     # ---- one reader per file ----
 
     def _text(self, path: Path) -> str:
-        return read_trusted(path, owner_uid=self._owner_uid)
+        return read_trusted(path) if self._privileged else read_own(path)
 
     def _read_template(self, path: Path) -> Template:
         if not path.exists() and self._paths.template_fallback.exists():
             path = self._paths.template_fallback  # older stock folders
         others = sorted(p for p in path.parent.glob("*.j2") if p != path)
-        return Template(self._text(path), path.name, {other.name: self._text(other) for other in others})
+        template = Template(self._text(path), path.name, {other.name: self._text(other) for other in others})
+        self._parts.check_template(template.text, str(path), template.includes)
+        return template
 
     def _read_schema(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
@@ -137,6 +141,7 @@ class LiveFiles:
             raise InputError(Code.SCHEMA_INVALID, f"{path} is not valid JSON: {error}.", step="") from None
         if not isinstance(schema, dict):
             raise InputError(Code.SCHEMA_INVALID, f"{path}: wanted a JSON object.", step="")
+        self._parts.check_schema(schema, str(path))
         return schema
 
     def _read_environment(self, path: Path) -> dict[str, str]:

@@ -20,10 +20,10 @@ from mep.base.exits import Exit
 from mep.broker.loop import new_loop
 from mep.daemon import notices
 from mep.daemon.commandline import CommandLine
+from mep.daemon.gatesettings import GateSettings
 from mep.daemon.monitorlink import MonitorLink
 from mep.daemon.registrar import Registrar
 from mep.daemon.relayclient import RelayClient, RelayRefusal, read_credentials
-from mep.daemon.settings import GateSettings
 from mep.wire.privsep import (
     Decision,
     Fatal,

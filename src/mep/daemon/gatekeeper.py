@@ -15,8 +15,9 @@ import setproctitle
 
 from mep.base.errors import HostError
 from mep.base.log import setup_logging
+from mep.daemon.gatesettings import GateSettings, RunGate
 from mep.daemon.loop import READ, WRITE, Loop, Timer
-from mep.daemon.settings import Endpoint, GateSettings, RunGate
+from mep.daemon.settings import Endpoint
 from mep.priv import clone
 from mep.priv.become import Terms, become_user, settle
 from mep.wire.privsep import (
@@ -60,11 +61,18 @@ class Gatekeeper:
         settings: Callable[[], GateSettings],
         handlers: Mapping[type, Handler],
         running: Callable[[], list[str]],
+        lost: Callable[[str], None],
         gone: Callable[[], None],
         cgroup_fd: int | None,
     ) -> None:
         self._loop, self._endpoint, self._run_gate = loop, endpoint, run_gate
-        self._settings, self._handlers, self._running, self._gone = settings, handlers, running, gone
+        self._settings, self._handlers, self._running, self._lost, self._gone = (
+            settings,
+            handlers,
+            running,
+            lost,
+            gone,
+        )
         self._cgroup_fd = cgroup_fd
         self._channel: Channel[MonitorToGate, GateToMonitor] | None = None
         self._child: clone.Child | None = None
@@ -189,6 +197,7 @@ class Gatekeeper:
         if time.monotonic() - self._started_at > _STABLE_S:
             self._wait_s = _FIRST_WAIT_S
         log.error("gate: %s; it is started again in %.1f s", ended, self._wait_s)
+        self._lost(str(ended))
         self._loop.call_later(self._wait_s, self.start)
         self._wait_s = min(self._wait_s * 2, _MOST_WAIT_S)
 

@@ -23,10 +23,11 @@ from mep.base.exits import Exit
 from mep.daemon.controlserver import ControlServer
 from mep.daemon.files import LiveFiles
 from mep.daemon.gatekeeper import Gatekeeper
+from mep.daemon.gatesettings import GateSettings
 from mep.daemon.keeper import Keeper, Ties
 from mep.daemon.loop import Loop, Timer
 from mep.daemon.request import Request, serve_request
-from mep.daemon.settings import Endpoint, GateSettings, Parts
+from mep.daemon.settings import Endpoint, Parts
 from mep.daemon.shelter import Shelter
 from mep.daemon.state import State, make_private_directory
 from mep.daemon.ueps import Wish
@@ -64,9 +65,9 @@ class Monitor:
         self._files = LiveFiles(
             endpoint.paths,
             endpoint_id=self._state.endpoint_id,
-            owner_uid=endpoint.owner.uid,
+            privileged=endpoint.privileged,
             mapping_timeout_s=endpoint.config.mapping_timeout_s,
-            mapped=endpoint.privileged,
+            parts=parts,
         )
         self._config_dump = endpoint.config.model_dump(mode="json")
         self._loop = Loop()
@@ -105,6 +106,7 @@ class Monitor:
                 Fatal: self._on_fatal,
             },
             running=self._keeper.ids,
+            lost=self._on_gate_lost,
             gone=self._loop.stop,
             cgroup_fd=self._shelter.gate_cgroup_fd(),
         )
@@ -167,6 +169,11 @@ class Monitor:
             return
         wish = Wish(request_id=start.request_id, claims=claims, payload_fd=fd, at=time.monotonic())
         self._keeper.start(wish, seen=seen)
+
+    def _on_gate_lost(self, why: str) -> None:
+        now = time.time()
+        for service in self._services:
+            self._services[service] = ServiceStatus(state="connecting", since=now, detail=f"the gate ended: {why}")
 
     def _on_service(self, message: ServiceState, _fd: int | None) -> None:
         self._services[message.service] = ServiceStatus(

@@ -16,7 +16,7 @@ from mep.daemon.credentials import open_credentials
 from mep.daemon.settings import Endpoint
 from mep.daemon.state import clean_environment, make_private_directory
 from mep.host.accounts import own_account
-from mep.host.trusted import read_trusted
+from mep.host.trusted import read_own, read_trusted
 from mep.priv.become import User
 
 #: What the gate becomes where nobody said, and the account that packages make does not exist.
@@ -39,7 +39,7 @@ def prepare(
     """
     privileged = os.geteuid() == 0
     owner = _owner()
-    text = read_trusted(paths.config, owner_uid=owner.uid)
+    text = read_trusted(paths.config) if privileged else read_own(paths.config)
     config = load_endpoint_config(text, source=str(paths.config))
     paths = paths.configured(config)
     make_private_directory(paths.state_dir)

@@ -148,6 +148,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         monitor_fd=monitor_fd,
         template=request.template,
         template_source=request.template_source,
+        template_includes=request.includes,
         schema=request.schema,
         endpoint_config=request.endpoint_config,
         user_name=account.name,

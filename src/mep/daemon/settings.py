@@ -5,36 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 from mep.config.endpoint import EndpointConfig
 from mep.config.paths import EndpointPaths
+from mep.daemon.gatesettings import RunGate
 from mep.priv.become import User
 from mep.wire.launch import Launch
-from mep.wire.rest import RegistrationRequest
 
 GRACE_S = 10.0  # from "finish" to "be killed", at a stop
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateSettings:
-    """What the gate is told: nothing of it is secret, the credentials come through an fd."""
-
-    name: str
-    relay_url: str
-    auth_url: str
-    registration: RegistrationRequest
-    endpoint_id: str
-    heartbeat_period_s: float
-    amqp_port: int | None
-    ask_owner: bool  # fetch the identities of the endpoint's owner (no root)
-    credentials_fd: int
-
-
-class RunGate(Protocol):
-    """The gate's main function: runs in its own process, unprivileged; returns the exit status."""
-
-    def __call__(self, settings: GateSettings, monitor_fd: int) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +43,11 @@ class Parts:
     """The code that is handed to the daemon instead of being imported by it.
 
     `boot` is what a user process becomes; `preload` imports what it needs, once, before the first fork.
+    `check_template` (text, source, includes) and `check_schema` (schema, source) raise InputError for broken ones.
     """
 
     boot: Callable[[Launch], int]
     run_gate: RunGate
     preload: Callable[[], None]
+    check_template: Callable[[str, str, dict[str, str]], None]
+    check_schema: Callable[[Any, str], None]

@@ -1,0 +1,221 @@
+"""Who does not become anybody, and what does not become a process: each with its own code, and in words for the
+person who may act on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mep.sdk.errors import ComputeAPIError, TaskExecutionFailed
+from support.endpoint import Endpoint
+from support.remote import WAIT_S, by_source, process_id
+from support.rigs import MakeEndpoint, SdkEnv
+from support.wait import until
+
+pytestmark = pytest.mark.timeout(120)
+
+#: alice is alice; every other name is a case of its own.
+CASES: dict[str, tuple[str, str]] = {
+    "unmapped@elsewhere.example": ("IDENTITY_NOT_MAPPED", ""),
+    "root@example.org": ("IDENTITY_MAPPED_TO_ROOT", "root"),
+    "lowuid@example.org": ("IDENTITY_UID_TOO_LOW", "lowuid"),
+    "nosuchuser@example.org": ("IDENTITY_NO_ACCOUNT", "nosuchuser"),
+    "mep@example.org": ("IDENTITY_ACCOUNT_RESERVED", "mep"),
+    "dave@example.org": ("IDENTITY_DENIED", "dave"),
+}
+
+
+def refusal(site: Endpoint, **options: Any) -> str:
+    """Submit once; return the error's text."""
+    with by_source(site.id, **options) as executor, pytest.raises(TaskExecutionFailed) as caught:
+        executor.submit(process_id).result(WAIT_S)
+    return str(caught.value)
+
+
+def test_each_refused_identity_has_its_code_and_no_local_name_reaches_the_user(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    site = endpoint(config={"denied_groups": ["banned"]})
+    for identity, (code, local) in CASES.items():
+        sdk_env(identity)
+        text = refusal(site)
+        assert code in text, (identity, text)
+        if local:
+            assert f"'{local}'" not in text
+            assert "uid" not in text.lower().replace(code.lower(), "")
+    listed = site.status()["last_refusals"]
+    assert {code for code, _ in CASES.values()} <= {entry["code"] for entry in listed}
+    log = site.log_text()
+    for identity, (code, _) in CASES.items():
+        assert any(identity in line and code in line and "request " in line for line in log.splitlines()), identity
+
+
+def test_a_hanging_or_babbling_mapping_program_delays_nobody_else(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    program = open_dir / "mapper"
+    program.write_text(
+        '#!/bin/sh\nread -r line\ncase "$line" in *hang@*) (sleep 600; true);; *babble@*) echo garbage;; '
+        "*flood@*) while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done;; "
+        "*fail@*) exit 3;; *) echo garbage;; esac\n"
+    )
+    program.chmod(0o755)
+    mapping = [
+        {
+            "DATA_TYPE": "expression_identity_mapping#1.0.0",
+            "mappings": [{"source": "{username}", "match": "(alice)@example\\.org", "output": "{0}"}],
+        },
+        {"DATA_TYPE": "external_identity_mapping#1.0.0", "command": [str(program)]},
+    ]
+    site = endpoint(mapping=mapping, config={"mapping_timeout_s": 3})
+    sdk_env("hang@example.org")
+    with by_source(site.id) as slow:
+        hanging = slow.submit(process_id)
+        sdk_env("alice@example.org")
+        began = time.monotonic()
+        with by_source(site.id) as quick:
+            quick.submit(process_id).result(WAIT_S)
+        assert time.monotonic() - began < 2.5
+        assert not hanging.done()
+        with pytest.raises(TaskExecutionFailed, match="MAPPING_TIMEOUT"):
+            hanging.result(WAIT_S)
+    for who in ("babble", "fail", "flood"):
+        sdk_env(f"{who}@example.org")
+        assert "MAPPING_FAILED" in refusal(site), who
+    assert [p for p in site.user_endpoints() if p["user"] != "alice"] == []
+
+
+def test_template_schema_and_variables_fail_with_role_place_and_what_was_wanted(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    template = "engine:\n  type: ThreadPoolEngine\n  max_workers: {{ workers }}\n"
+    site = endpoint(template=template, schema={"type": "object"})
+    sdk_env("alice@example.org")
+    text = refusal(site)
+    assert "TEMPLATE_UNDEFINED" in text
+    assert "line 3" in text
+    assert "workers" in text
+    text = refusal(site, user_endpoint_config={"workers": "many"})
+    assert "max_workers" in text
+    with by_source(site.id, user_endpoint_config={"workers": 1, "_GC": {}}) as executor:
+        with pytest.raises(ComputeAPIError, match="OPTIONS_RESERVED"):
+            executor.submit(process_id).result(WAIT_S)
+    log = [line for line in site.log_text().splitlines() if "TEMPLATE_UNDEFINED" in line]
+    assert any("alice@example.org" in line and "request " in line and "line 3" in line for line in log)
+
+
+def test_changed_files_take_effect_and_broken_ones_do_not(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint(mapping=[])
+    sdk_env("alice@example.org")
+    assert "IDENTITY_NOT_MAPPED" in refusal(site)
+    mapping = site.directory / "identity_mapping.json"
+    rule = {"source": "{username}", "match": "alice@example\\.org", "output": "bob"}
+    mapping.write_text(json.dumps([{"DATA_TYPE": "expression_identity_mapping#1.0.0", "mappings": [rule]}]))
+    until(lambda: "identity_mapping.json: the change is in force" in site.log_text(), "the mapping is read again")
+    with by_source(site.id) as executor:
+        executor.submit(process_id).result(WAIT_S)
+    assert [uep["user"] for uep in site.user_endpoints()] == ["bob"]
+    mapping.write_text("[{")
+    until(lambda: site.status()["broken_files"], "status tells of the broken file")
+    assert "identity_mapping.json" in site.status()["broken_files"][0]["error"]
+    with by_source(site.id, user_endpoint_config={"another": 1}) as executor:
+        executor.submit(process_id).result(WAIT_S)
+    template = site.directory / "user_config_template.yaml.j2"
+    template.write_text(template.read_text() + "# {{ marker }}\n")
+    until(lambda: "user_config_template.yaml.j2: the change is in force" in site.log_text(), "the template, too")
+    assert "TEMPLATE_UNDEFINED" in refusal(site, user_endpoint_config={"yet another": 1})
+
+
+def test_files_that_others_can_write_are_refused_by_name(endpoint: MakeEndpoint, open_dir: Path) -> None:
+    site = endpoint(start=False)
+    for victim in (site.directory / "config.yaml", site.directory / "identity_mapping.json", site.directory):
+        mode = stat.S_IMODE(victim.stat().st_mode)
+        victim.chmod(0o666 if victim.is_file() else 0o777)
+        done = site.mep("start", site.name, check=False)
+        assert done.returncode != 0
+        assert "CONFIG_UNTRUSTED" in done.stderr
+        assert str(victim) in done.stderr
+        assert "Traceback" not in done.stderr
+        victim.chmod(mode)
+
+
+def test_a_mistyped_key_names_file_line_and_nearest_key(endpoint: MakeEndpoint) -> None:
+    site = endpoint(start=False, config={"hartbeat_period": 5})
+    for command in ("start", "check"):
+        done = site.mep(command, site.name, check=False)
+        assert done.returncode != 0
+        text = done.stderr + done.stdout
+        assert "CONFIG_UNKNOWN_KEY" in text
+        assert "heartbeat_period" in text
+        assert "config.yaml" in text
+        assert "line " in text
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("user", "code"), [("nohome", "HOME_"), ("lockedhome", "HOME_NOT_WRITABLE")])
+def test_a_home_that_cannot_be_used_is_named(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, user: str, code: str
+) -> None:
+    site = endpoint()
+    sdk_env(f"{user}@example.org")
+    text = refusal(site)
+    assert code in text
+    assert f"/home/{user}" in text
+
+
+def test_limits_of_user_endpoints(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint(config={"max_user_endpoints": 3, "max_user_endpoints_per_user": 2})
+    sdk_env("alice@example.org")
+    running = []
+    for number in (1, 2):
+        executor = by_source(site.id, user_endpoint_config={"n": number})
+        executor.submit(process_id).result(WAIT_S)
+        running.append(executor)
+    assert "USER_LIMIT_REACHED" in refusal(site, user_endpoint_config={"n": 3})
+    sdk_env("bob@example.org")
+    with by_source(site.id) as executor:
+        executor.submit(process_id).result(WAIT_S)
+        assert "ENDPOINT_FULL" in refusal(site, user_endpoint_config={"n": 4})
+    for executor in running:
+        executor.shutdown()
+
+
+def test_draining_takes_nobody_new_and_lets_the_others_work(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint()
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        first = executor.submit(process_id).result(WAIT_S)
+        assert "draining" in site.mep("drain", site.name).stdout
+        assert site.status()["state"] == "draining"
+        assert executor.submit(process_id).result(WAIT_S) == first
+    sdk_env("bob@example.org")
+    assert "ENDPOINT_DRAINING" in refusal(site)
+    site.mep("drain", site.name, "--off")
+    with by_source(site.id, user_endpoint_config={"again": 1}) as executor:
+        executor.submit(process_id).result(WAIT_S)
+
+
+def test_one_users_endpoints_can_be_stopped(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint()
+    for who in ("alice", "bob"):
+        sdk_env(f"{who}@example.org")
+        with by_source(site.id) as executor:
+            executor.submit(process_id).result(WAIT_S)
+    assert "NOT_FOUND" in site.mep("stop-user", site.name, "carol", check=False).stderr
+    site.mep("stop-user", site.name, "alice")
+    until(lambda: [u["user"] for u in site.user_endpoints()] == ["bob"], "only bob's is left")
+
+
+def test_without_root_only_the_owner_is_served(endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path) -> None:
+    (open_dir / "etc").mkdir()
+    shutil.chown(open_dir / "etc", "carol")
+    site = endpoint("own", user="carol")
+    sdk_env("alice@example.org")
+    assert "IDENTITY_NOT_OWNER" in refusal(site)
+    assert site.status()["state"] == "running"
