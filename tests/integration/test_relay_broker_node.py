@@ -22,10 +22,12 @@ import pytest
 from mep.base.codes import Code
 from mep.base.errors import HostError, ServiceError
 from mep.base.ids import new_id
-from mep.broker import BrokerConnection, Delivery
-from mep.relay import proc, rabbit, rabbitfiles
+from mep.base.secrets import Secret
+from mep.broker import BrokerConnection, Delivery, State
+from mep.relay import proc, rabbit, rabbitfiles, topology
 from mep.relay.amqp import Incoming, OutgoingTask, RelayBroker
 from mep.relay.brokeraddress import BrokerAddress
+from mep.relay.brokeradmin import BrokerAdmin
 from mep.relay.rabbit import PrivateRabbit
 from support import broker as broker_support
 from support.wait import until
@@ -89,6 +91,7 @@ async def test_the_life_of_a_node(place: Path) -> None:
     relay = RelayBroker(address)
     await relay.open()
     await nothing_is_lost_by_a_kill(node, relay, address)
+    await a_broker_without_memory_says_so(node, address)
     uep = new_id()
     await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"kept")])
     await relay.close()
@@ -133,10 +136,14 @@ async def nothing_is_lost_by_a_kill(node: PrivateRabbit, relay: RelayBroker, add
     await asyncio.sleep(0.05)
     os.kill(first_pid, signal.SIGKILL)
     await asyncio.sleep(0.2)
+    admin = BrokerAdmin(address)
+    account = asyncio.create_task(admin.ensure_user(topology.uep_grants(uep), Secret("x")))
     while_away = asyncio.create_task(relay.publish_tasks(uep, tasks("away", 1)))
     async with asyncio.timeout(60):
         await under_load
         await while_away
+        await account
+    admin.close()
     assert node.pid not in (0, first_pid)
     assert node.address == address, "the clients' URLs must stay true"
 
@@ -154,6 +161,35 @@ async def nothing_is_lost_by_a_kill(node: PrivateRabbit, relay: RelayBroker, add
     assert results == [b"r"]
     await consumer.close()
     await peer.close()
+
+
+async def a_broker_without_memory_says_so(node: PrivateRabbit, address: BrokerAddress) -> None:
+    """It takes no messages then, and answers nothing: the state must tell, and what waits goes out in the end."""
+    states: list[State] = []
+    connection = BrokerConnection(address.amqp, name="publisher", on_state=states.append)
+    connection.open()
+    await connection.wait_open(10)
+    assert node._ports is not None
+    environment = node._files.environment(node._ports, notify="")
+
+    async def set_watermark(*value: str) -> None:
+        ctl = rabbitfiles.find_programs().server.with_name("rabbitmqctl")
+        command = (str(ctl), "-n", rabbitfiles.NODE_NAME, "set_vm_memory_high_watermark", *value)
+        program = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await program.wait() == 0
+
+    await set_watermark("absolute", "1")
+    waiting = connection.publisher().publish("heartbeats", "x.heartbeats", b"x")
+    async with asyncio.timeout(10):
+        while "takes no messages" not in states[-1].detail:
+            await asyncio.sleep(0.02)
+    assert not waiting.done()
+    await set_watermark("0.4")
+    await asyncio.wait_for(waiting, 10)
+    assert (states[-1].state, states[-1].detail) == ("connected", "")
+    await connection.close()
 
 
 async def an_orphan_is_taken_over(node: PrivateRabbit, place: Path) -> None:

@@ -38,7 +38,10 @@ _CLOSE_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class State:
-    """connected, connecting (away, trying again) or refused (credentials), since when (Unix seconds) and why."""
+    """connected, connecting (away, trying again) or refused (credentials), since when (Unix seconds) and why.
+
+    connected with a detail: the broker is short of memory or disk and takes no messages for now.
+    """
 
     state: StateName
     since: float
@@ -227,11 +230,21 @@ class BrokerConnection:
             self._preparing = None
 
     def _begin(self, connection: AsyncioConnection) -> None:
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._backoff.reset()
         self._opened.set()
         self._become("connected", "")
         for attachment in list(self._attachments):
             attachment.attach(connection)
+
+    def _on_blocked(self, _connection: AsyncioConnection, frame: Any) -> None:
+        reason = frame.method.reason
+        text = f"the broker takes no messages ({reason.decode() if isinstance(reason, bytes) else reason})"
+        self._tell(State("connected", time.time(), text), logging.WARNING)
+
+    def _on_unblocked(self, _connection: AsyncioConnection, _frame: Any) -> None:
+        self._tell(State("connected", time.time(), ""), logging.INFO)
 
     def _on_open_error(self, _connection: AsyncioConnection, error: BaseException | str) -> None:
         cause = _root_cause(error)
@@ -263,11 +276,13 @@ class BrokerConnection:
     def _become(self, state: StateName, detail: str) -> None:
         if state == self.state.state and (self.state.detail or not detail):
             return
-        self.state = State(state, time.time(), detail)
-        level = logging.INFO if state == "connected" else logging.WARNING
-        log.log(level, "%s: broker %s%s", self.name, state, f" ({detail})" if detail else "")
+        self._tell(State(state, time.time(), detail), logging.INFO if state == "connected" else logging.WARNING)
+
+    def _tell(self, state: State, level: int) -> None:
+        self.state = state
+        log.log(level, "%s: broker %s%s", self.name, state.state, f" ({state.detail})" if state.detail else "")
         if self._on_state is not None:
-            self._on_state(self.state)
+            self._on_state(state)
 
 
 def _root_cause(error: BaseException | str) -> BaseException | str:

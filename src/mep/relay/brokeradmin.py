@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import ssl
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,7 @@ import urllib3
 from mep.base.codes import Code
 from mep.base.errors import ServiceError
 from mep.base.secrets import Secret
+from mep.broker.backoff import Backoff
 from mep.relay import topology
 from mep.relay.brokeraddress import BrokerAddress
 from mep.relay.topology import Grants
@@ -30,26 +32,33 @@ _CONNECTIONS = 4
 
 class BrokerAdmin:
     """Makes and removes broker users. Every method raises ServiceError: BROKER_UNREACHABLE if there is no answer,
-    BROKER_REFUSED if the answer is no (an external broker's account must have the `administrator` tag)."""
+    BROKER_REFUSED if the answer is no (an external broker's account must have the `administrator` tag).
 
-    def __init__(self, address: BrokerAddress, *, timeout_s: float = 15.0) -> None:
+    All but `check` try for `patience_s`: a broker that starts again is back within 10 s.
+    """
+
+    def __init__(self, address: BrokerAddress, *, timeout_s: float = 15.0, patience_s: float = 20.0) -> None:
         parts = urlsplit(address.management.reveal())
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         self._vhost = address.vhost
         self._base = parts.path.rstrip("/") + "/api"
+        self._patience_s = patience_s
         self._headers = {
             **urllib3.make_headers(basic_auth=f"{user}:{password}"),
             "Content-Type": "application/json",
         }
-        pool = urllib3.HTTPSConnectionPool if parts.scheme == "https" else urllib3.HTTPConnectionPool
-        self._pool = pool(
-            parts.hostname or "",
-            parts.port,
-            maxsize=_CONNECTIONS,
-            block=True,
-            timeout=urllib3.Timeout(timeout_s),
+        options: dict[str, Any] = {
+            "maxsize": _CONNECTIONS,
+            "block": True,
+            "timeout": urllib3.Timeout(timeout_s),
             # what is asked for here may be asked twice: one more try where a kept connection turns out to be dead
-            retries=urllib3.Retry(total=1, redirect=False, allowed_methods=None),
+            "retries": urllib3.Retry(total=1, redirect=False, allowed_methods=None),
+        }
+        host = parts.hostname or ""
+        self._pool = (
+            urllib3.HTTPSConnectionPool(host, parts.port, ssl_context=ssl.create_default_context(), **options)
+            if parts.scheme == "https"
+            else urllib3.HTTPConnectionPool(host, parts.port, **options)
         )
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="broker-admin")
 
@@ -84,8 +93,8 @@ class BrokerAdmin:
 
     async def check(self) -> str:
         """Return the broker's version; raises if this account may not administer users."""
-        overview = await self._call("GET", "/overview")
-        who = await self._call("GET", "/whoami")
+        overview = await self._hop(self._call_now, "GET", "/overview")
+        who = await self._hop(self._call_now, "GET", "/whoami")
         tags = who["tags"] if isinstance(who["tags"], list) else str(who["tags"]).split(",")
         if "administrator" not in tags:
             raise ServiceError(
@@ -112,8 +121,21 @@ class BrokerAdmin:
             self._call_now("PUT", f"/topic-permissions/{vhost}/{user}", topic)
         self._call_now("PUT", f"/permissions/{vhost}/{user}", _permissions(grants))
 
-    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def _hop(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Do `function` in a thread; again while the broker does not answer, until the patience ends."""
+        backoff = Backoff(0.1, 2.0)
+        end = asyncio.get_running_loop().time() + self._patience_s
+        while True:
+            try:
+                return await self._hop(function, *args)
+            except ServiceError as error:
+                delay_s = backoff.next_s()
+                if error.code is not Code.BROKER_UNREACHABLE or asyncio.get_running_loop().time() + delay_s > end:
+                    raise
+            await asyncio.sleep(delay_s)
 
     async def _call(self, method: str, path: str, body: Any = None, *, missing_ok: bool = False) -> Any:
         """Return the decoded answer ({} for an empty one; None for a 404 with `missing_ok`)."""
@@ -132,8 +154,9 @@ class BrokerAdmin:
         if answer.status == 404 and missing_ok:
             return None
         if answer.status >= 300:
+            starting = answer.status >= 500  # its listeners are up before the rest is
             raise ServiceError(
-                Code.BROKER_REFUSED,
+                Code.BROKER_UNREACHABLE if starting else Code.BROKER_REFUSED,
                 "The broker refused an administrative request.",
                 admin_text=f"{method} {self._base}{path}: {answer.status} {answer.data[:300]!r}",
             )
