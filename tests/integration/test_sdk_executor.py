@@ -146,11 +146,17 @@ def test_duplicate_and_foreign_results_are_ignored(executor: MakeExecutor, small
     assert list(ex.map(double, range(20), timeout=SOON_S)) == [2 * n for n in range(20)]
 
 
-def test_a_message_that_is_no_result_is_put_aside_once(executor: MakeExecutor, small: SmallRelay) -> None:
+def test_a_message_that_is_no_result_is_put_aside_once(
+    executor: MakeExecutor, small: SmallRelay, caplog: pytest.LogCaptureFixture
+) -> None:
     ex = executor()
     assert ex.submit(double, 1).result(SOON_S) == 2
     small.publish(ex.task_group_id, b"\x01{nonsense")
     assert ex.submit(double, 3).result(SOON_S) == 6
+    small.publish(ex.task_group_id, b"\x01{nonsense again")
+    until(lambda: caplog.text.count("put aside") == 2, "both were seen")
+    ex.shutdown()
+    assert small.waiting(ex.task_group_id) == 0
 
 
 def test_a_result_that_cannot_be_read_fails_its_future_and_tells_both_versions(

@@ -121,6 +121,23 @@ def test_a_forked_child_neither_hangs_nor_disturbs_the_parent(executor: MakeExec
     assert ex.submit(double, 3).result(SOON_S) == 6
 
 
+def test_a_client_works_on_both_sides_of_a_fork(small_client: Client, small: SmallRelay) -> None:
+    assert small_client.get_version()["api"] == "1"
+    before = len(small._sockets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if small_client.get_version()["api"] == "1" else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert small_client.get_version()["api"] == "1"
+    assert len(small._sockets) == before + 1  # the child's own; ours was kept and not shared
+
+
 def test_a_cut_connection_loses_no_result(
     executor: MakeExecutor, small: SmallRelay, broker: BrokerAddress
 ) -> None:

@@ -98,6 +98,11 @@ class SmallRelay:
             properties = pika.BasicProperties(headers=headers, timestamp=int(time.time()))
             self._channel.basic_publish(EXCHANGE, group, body, properties)
 
+    def waiting(self, group: str) -> int:
+        """Return how many messages the group's queue holds."""
+        with self._lock:
+            return int(self._channel.queue_declare(f"tg.{group}", passive=True).method.message_count)
+
     # ---- routes ----
 
     def handle(self, method: str, path: str, query: dict[str, Any], body: Any, headers: dict[str, str]) -> Answer:

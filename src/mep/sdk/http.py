@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -51,7 +50,6 @@ class RelayHttp:
         self.base_url = base_url.rstrip("/")
         self.authorizer = authorizer
         self._retry_s, self._timeout_s = retry_s, timeout_s
-        self._lock = threading.Lock()
         self._pools: dict[int, Any] = {}  # by process id: a connection is not shared with a forked child
 
     def request(
@@ -134,13 +132,9 @@ class RelayHttp:
     def _pool(self) -> Any:
         pool = self._pools.get(os.getpid())
         if pool is None:
-            with self._lock:
-                pool = self._pools.setdefault(os.getpid(), _new_pool(self.base_url))
+            # setdefault is atomic; a lock might be held by a thread that a forked child does not have
+            pool = self._pools.setdefault(os.getpid(), _new_pool(self.base_url))
         return pool
-
-    def after_fork(self) -> None:
-        """In a forked child: forget what the parent's threads may have held."""
-        self._lock = threading.Lock()
 
 
 def segment(value: object) -> str:

@@ -58,6 +58,13 @@ class ShellFunction:
     name: what it is registered as; a Python name. return_dict: come back as dict, not as ShellResult.
     """
 
+    # for instances that an older SDK pickled, whose class had fewer attributes
+    stdout: str | None = None
+    stderr: str | None = None
+    walltime: float | None = None
+    snippet_lines = 1000
+    return_dict = False
+
     def __init__(
         self,
         cmd: str,

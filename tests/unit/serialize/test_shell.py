@@ -110,6 +110,13 @@ def test_stock_objects_become_ours_without_the_stock_package(name: str) -> None:
         assert (found.cmd, found.walltime, found.__name__) == ("echo {x}", 5, "hello")
 
 
+def test_a_function_that_an_older_sdk_pickled_runs() -> None:
+    old = ShellFunction("echo old")
+    del old.return_dict, old.snippet_lines, old.walltime
+    result: Any = Serializer().deserialize(Serializer().serialize(old))()
+    assert result.stdout == "old\n"
+
+
 @pytest.mark.parametrize(
     ("made", "path"),
     [
