@@ -72,6 +72,12 @@ def relay() -> None:
     help="Seconds a user endpoint has for its first sign of life. [60]",
 )
 @click.option(
+    "--rate-limit",
+    "requests_per_s",
+    type=click.FloatRange(min=0.0),
+    help="Requests per second that one person may make on average; 0 for no limit. [500]",
+)
+@click.option(
     "--lock",
     "lock_s",
     type=click.FloatRange(min=0.0),

@@ -37,7 +37,7 @@ def make_app(settings: Settings) -> ASGIApp:
             await relay.close()
 
     app = FastAPI(title="mep relay", version=mep.__version__, lifespan=lifespan, redoc_url=None)
-    for room in (service, endpoints, functions, submit, tasks, oauth):
+    for room in (submit, tasks, functions, endpoints, service, oauth):  # tried in order: the hot ones first
         app.include_router(room.router)
     app.add_exception_handler(HttpError, _on_http_error)
     app.add_exception_handler(MepError, _on_mep_error)

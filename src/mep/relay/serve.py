@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -52,10 +55,23 @@ def run(settings: Settings, *, debug: bool = False) -> None:
     )
     for noisy in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    server = uvicorn.Server(config)
+    server = _Server(config)
     server.run(sockets=[listening])
     if not server.started:
         raise HostError(Code.INTERNAL, "The relay could not start; the log says why.", step="")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn ends by raising the signal again; a relay that was told to stop and did so ends with status 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _listen(settings: Settings) -> socket.socket:

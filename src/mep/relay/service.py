@@ -23,6 +23,7 @@ from mep.relay.errors import unavailable
 from mep.relay.fleet import Fleet
 from mep.relay.liveness import Liveness
 from mep.relay.rabbit import PrivateRabbit
+from mep.relay.ratelimit import RateLimit
 from mep.relay.registration import Registration
 from mep.relay.repeats import Repeats
 from mep.relay.results import Results
@@ -100,6 +101,7 @@ class Relay:
         self.keys = Keys(settings.data_dir)
         self.store = Store(settings.database_url.reveal() or default_url(settings.data_dir))
         self.authenticator = Authenticator(self.store)
+        self.limit = RateLimit(settings.requests_per_s)
         self.directory = Directory(self.store)
         self.repeats = Repeats(self.store, settings)
         self.broker: RelayBroker | None = None

@@ -25,6 +25,7 @@ class Settings:
     public_url: str = ""  # how clients reach us, where it differs from the request's host
     max_submit_bytes: int = MAX_SUBMIT_BYTES
     max_task_bytes: int = MAX_TASK_BYTES
+    requests_per_s: float = 500.0  # per person, on average; 0 = no limit
     task_ttl_s: float = 14 * _DAY_S  # how long a task waits for an endpoint that is away
     result_ttl_s: float = 14 * _DAY_S  # how long a finished task can be fetched
     start_timeout_s: float = 60.0  # without a sign of life after a start command

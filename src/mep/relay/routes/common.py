@@ -22,8 +22,11 @@ def relay_of(request: Request) -> Relay:
 
 
 async def caller(request: Request) -> Identity:
-    """Return who calls; HttpError 401 or 403."""
-    return await relay_of(request).authenticator.user(request.headers.get("authorization"))
+    """Return who calls; HttpError 401, 403, or 429 for one who calls too often."""
+    relay = relay_of(request)
+    identity = await relay.authenticator.user(request.headers.get("authorization"))
+    relay.limit.check(identity.id)
+    return identity
 
 
 def answer(value: Any, status: int = 200) -> Response:

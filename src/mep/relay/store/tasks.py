@@ -76,7 +76,7 @@ def insert_submit(
     elif group.has_queue:
         connection.execute(update(task_groups).where(task_groups.c.id == group.id).values(has_queue=1))
     connection.execute(insert(tasks), list(rows))
-    connection.execute(insert(submits), _submit_values(submit))
+    add_submit(connection, submit)
 
 
 def add_group(connection: Connection, group: Group) -> None:
@@ -207,10 +207,11 @@ def oldest_open(connection: Connection) -> dict[str, float]:
 # ---- submits ----
 
 
-def _submit_values(submit: StoredSubmit) -> dict[str, Any]:
+def add_submit(connection: Connection, submit: StoredSubmit) -> None:
+    """Remember an answer."""
     values = {name: getattr(submit, name) for name in submit.__struct_fields__}
     values["published"] = int(submit.published)
-    return values
+    connection.execute(insert(submits), values)
 
 
 def _stored_submit(row: Row[Any]) -> StoredSubmit:

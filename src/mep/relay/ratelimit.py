@@ -1,0 +1,38 @@
+"""How many requests one person may make: a bucket of tokens each, refilled steadily."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from mep.relay.errors import HttpError
+
+_MOST = 10_000  # people remembered; a full bucket is as good as none
+
+
+class RateLimit:
+    """`per_s` requests on average (0: no limit), `burst_s` seconds' worth of them at once."""
+
+    def __init__(self, per_s: float, *, burst_s: float = 4.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._per_s, self._most, self._now = per_s, per_s * burst_s, now
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was
+
+    def check(self, who: str) -> None:
+        """Count one request; HttpError 429 says when to come again. Stock clients obey Retry-After up to 10 s."""
+        if not self._per_s:
+            return
+        now = self._now()
+        left, since = self._buckets.get(who, (self._most, now))
+        left = min(self._most, left + (now - since) * self._per_s)
+        if left < 1.0:
+            wait_s = max(1, math.ceil((1.0 - left) / self._per_s))
+            raise HttpError(
+                429,
+                "REQUEST_RATE_EXCEEDED",
+                f"More than {self._per_s:g} requests per second. Submit more tasks at once, or wait {wait_s} s.",
+                headers={"Retry-After": str(wait_s)},
+            )
+        if len(self._buckets) >= _MOST:
+            self._buckets.clear()
+        self._buckets[who] = (left - 1.0, now)
