@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mep.base.codes import Code
@@ -87,6 +87,8 @@ _values = st.recursive(
 
 
 @given(_values)
+@example(1e22)
+@example([5e-324, -1e16, 0.1])
 def test_any_json_value_reads_back_as_itself(value: Any) -> None:
     text = rendered("before: 1\nvalue: {{ value }}\nafter: 2\n", value=value)
     for data in (load_yaml(text, source="r").data, yaml.safe_load(text)):
