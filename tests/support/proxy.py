@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -12,8 +13,9 @@ from urllib.parse import urlsplit
 class Proxy:
     """Forwards 127.0.0.1:`port` to a target. Use as `async with Proxy(host, port) as proxy`."""
 
-    def __init__(self, target_host: str, target_port: int) -> None:
+    def __init__(self, target_host: str, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = (target_host, target_port)
+        self._tls = tls  # spoken with clients
         self._server: asyncio.Server | None = None
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -25,12 +27,12 @@ class Proxy:
         self.heal()
 
     @classmethod
-    def before(cls, url: str) -> Proxy:
-        """Return a proxy for the service at `url`."""
+    def before(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Proxy:
+        """Return a proxy for the service at `url`, which adds TLS if given a context."""
         parts = urlsplit(url)
         assert parts.hostname
         assert parts.port
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port, tls=tls)
 
     def url(self, url: str) -> str:
         """Return `url` with this proxy as its host and port."""
@@ -65,7 +67,7 @@ class Proxy:
 
     async def listen(self) -> None:
         """Listen (again) on the same port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def __aenter__(self) -> Proxy:
@@ -114,6 +116,7 @@ class Proxy:
                 if open_.is_set():
                     writer.write(data)
                     await writer.drain()
-            writer.write_eof()
+            if writer.can_write_eof():
+                writer.write_eof()
         except OSError:
             writer.transport.abort()
