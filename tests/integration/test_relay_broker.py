@@ -14,7 +14,7 @@ from mep.broker import BrokerConnection, Delivery
 from mep.relay import queues, topology
 from mep.relay.amqp import Incoming, OutgoingTask, RelayBroker
 from mep.relay.brokeraddress import BrokerAddress
-from support.broker import manage, temporary_vhost
+from support.broker import make_vhost, manage, temporary_vhost
 from support.proxy import Proxy
 
 
@@ -210,10 +210,8 @@ async def test_a_broker_that_lost_everything_is_furnished_again(broker_node: Bro
         await relay.ensure_uep_queues(uep)
         alice, group = new_id(), new_id()
         await relay.ensure_group_queue(alice, group)
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
         manage(broker_node, "DELETE", f"/vhosts/{address.vhost}")
-        manage(broker_node, "PUT", f"/vhosts/{address.vhost}")
-        manage(broker_node, "PUT", f"/permissions/{address.vhost}/mep", everything)
+        make_vhost(broker_node, address.vhost)
         async with asyncio.timeout(20):
             await relay.publish_tasks(uep, [OutgoingTask(new_id(), new_id(), b"t")])
             await relay.ensure_group_queue(alice, group)  # must look, not remember

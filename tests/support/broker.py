@@ -65,14 +65,19 @@ class temporary_vhost:
         self._address = BrokerAddress(Secret(url), node.management)
 
     def __enter__(self) -> BrokerAddress:
-        manage(self._node, "PUT", f"/vhosts/{self._name}")
-        user = unquote(urlsplit(self._node.amqp.reveal()).username or "")
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        manage(self._node, "PUT", f"/permissions/{self._name}/{quote(user, safe='')}", everything)
+        make_vhost(self._node, self._name)
         return self._address
 
     def __exit__(self, *_: object) -> None:
         manage(self._node, "DELETE", f"/vhosts/{self._name}")
+
+
+def make_vhost(node: BrokerAddress, name: str) -> None:
+    """Make an empty virtual host in which the administrator may do everything."""
+    manage(node, "PUT", f"/vhosts/{name}")
+    user = quote(unquote(urlsplit(node.amqp.reveal()).username or ""), safe="")
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    manage(node, "PUT", f"/permissions/{name}/{user}", everything)
 
 
 def manage(node: BrokerAddress, method: str, path: str, body: object = None) -> object:
