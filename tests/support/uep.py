@@ -191,7 +191,10 @@ class Running:
         """Wait for Ready or Failed; notes are kept aside."""
         self.monitor.sock.settimeout(timeout_s)
         while True:
-            got = self.monitor.receive()
+            try:
+                got = self.monitor.receive()
+            except TimeoutError:
+                raise AssertionError(f"nothing heard in {timeout_s} s: {self.log()}") from None
             assert got is not None, f"the user endpoint ended without a word: {self.log()}"
             if isinstance(got[0], Note):
                 self.notes.append(got[0])
@@ -222,6 +225,15 @@ class Running:
             self.wait()
         self.monitor.close()
         os.close(self._pidfd)
+
+
+def _keep_only(*kept: int) -> None:
+    """Close what the test has open: a socket that lives on in a child looks alive to its peer."""
+    before = 2
+    for fd in sorted(kept):
+        os.closerange(before + 1, fd)
+        before = fd
+    os.closerange(before + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 @contextmanager
@@ -261,8 +273,7 @@ def user_endpoint(
     pid = os.fork()
     if pid == 0:
         try:
-            ours.close()
-            os.close(place.connection._impl._transport._sock.fileno())
+            _keep_only(fd, theirs.fileno())
             os._exit(boot.run(Launch(**given)))
         finally:
             os._exit(99)
