@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,20 @@ from support.rigs import endpoint, open_dir, relay, sdk_env
 
 __all__ = ["broker", "broker_node", "endpoint", "open_dir", "relay", "sdk_env"]
 
-# no deadline: machines are shared; the same examples each time in CI, so that red is about the change; no database:
-# the checkout may be somebody else's
+# no deadline: machines are shared; the same examples each time in CI, so that red is about the change; no
+# database: the checkout may be somebody else's
 settings.register_profile(
     "mep", deadline=None, database=None, derandomize=os.environ.get("CI", "") not in ("", "0", "false")
 )
 settings.load_profile("mep")
+
+
+_RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Keep random ids out of tests' names: two processes that share the tests must agree on them."""
+    return _RANDOM_ID.sub("id", val) if isinstance(val, str) and _RANDOM_ID.search(val) else None
 
 
 @pytest.fixture(autouse=True)

@@ -68,8 +68,11 @@ def endpoint(relay: Relay, open_dir: Path) -> Iterator[MakeEndpoint]:
     made: list[Endpoint] = []
 
     def make(name: str = "site", *, user: str = "", start: bool = True, **files: Any) -> Endpoint:
-        config_dir = open_dir / "etc"
-        config_dir.mkdir(exist_ok=True)
+        config_dir = open_dir / (f"etc-{user}" if user else "etc")
+        if not config_dir.exists():
+            config_dir.mkdir()
+            if user:
+                shutil.chown(config_dir, user, user)
         one = Endpoint(name, config_dir, relay, user)
         client = relay.client(name)
         one.extra_env |= {"MEP_CLIENT_ID": client.client_id, "MEP_CLIENT_SECRET": client.client_secret}
