@@ -75,7 +75,9 @@ class Asking:
             streaming = self._streaming()
             due = self._last_news + (quiet_s if streaming else away_s)
             try:
-                await asyncio.wait_for(self._woken.wait(), max(due - self._loop.time(), 0.0))
+                # not wait_for: in Python 3.11 that one swallows a cancel that comes together with the event
+                async with asyncio.timeout(max(due - self._loop.time(), 0.0)):
+                    await self._woken.wait()
                 continue
             except TimeoutError:
                 pass
