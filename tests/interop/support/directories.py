@@ -21,6 +21,7 @@ identity_mapping_config_path: {mapping}
 
 #: Both sides quote user strings as JSON, so options that steer the template are booleans and numbers.
 TEMPLATE = """\
+display_name: "for Python {{ _GC.user_runtime.python.version_tuple | join('.') }}"
 heartbeat_period: {{ _GC.parent_config.heartbeat_period }}
 idle_heartbeats_soft: {{ idle_heartbeats | default(0) }}
 {% if site_error | default(false) -%}
