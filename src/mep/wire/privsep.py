@@ -29,7 +29,7 @@ class _Message(Struct, frozen=True, kw_only=True, tag_field="t", forbid_unknown_
 
 
 class Start(_Message, frozen=True, kw_only=True, tag="start"):
-    """Please start a user endpoint. One fd: the command's body in a sealed memfd, which the monitor just passes on.
+    """Please start a user endpoint. One fd: the command's body in a sealed memfd, only passed on.
 
     `token` is the relay's signature; without one (stock service) `claims` holds the gate's reading, JSON of
     `signing.StartClaims`.
