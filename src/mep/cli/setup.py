@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mep.base.codes import Code
-from mep.base.errors import InputError, MepError, RefusedError
+from mep.base.errors import InputError, MepError, RefusedError, ServiceError
 from mep.base.ids import is_uuid
 from mep.cli.context import Cli, endpoint_argument, pass_cli
 from mep.cli.files import load_endpoint, parse_mapping, parse_schema, read_given
@@ -118,6 +118,7 @@ def _config_text(paths: EndpointPaths, given: dict[str, Any], core: Path | None)
     return text
 
 
+_PATIENCE_S = 3.0
 _GUIDE = "docs/admin/configure.md"
 
 
@@ -237,15 +238,18 @@ def _tell_relay(cli: Cli, name: str, endpoint_id: str, *, force: bool) -> None:
 
     try:
         relay = load_endpoint(cli, name).config.relay_url(os.environ.get("MEP_RELAY_URL"))
-        RelayHttp(relay, find_authorizer(relay), retry_s=10.0).request("DELETE", f"/v2/endpoints/{endpoint_id}")
+        authorizer = find_authorizer(relay)
+        # First without credentials: whether the relay is there is known in seconds, before a token is asked for.
+        RelayHttp(relay, None, retry_s=_PATIENCE_S).request("GET", "/v2/version")
+        http = RelayHttp(relay, authorizer, retry_s=_PATIENCE_S)
+        http.request("DELETE", f"/v2/endpoints/{endpoint_id}")
     except ComputeAPIError as error:
         if error.http_status == 404:
             return
         if not force:
-            raise InputError(
-                Code.RELAY_REFUSED, f"The relay does not delete {endpoint_id}: {error}", step=_FORCE
-            ) from None
-        click.echo(f"mep: warning: the relay did not delete {endpoint_id}: {error}", err=True)
+            code = Code.RELAY_REFUSED if error.http_status else Code.RELAY_UNREACHABLE
+            raise ServiceError(code, f"{endpoint_id} was not deleted: {error.message}", step=_FORCE) from None
+        click.echo(f"mep: warning: the relay did not delete {endpoint_id}: {error.message}", err=True)
     except MepError as error:
         if not force and error.code is not Code.NOT_LOGGED_IN:
             raise
