@@ -33,6 +33,13 @@ def stderr_is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
+def log_only_to(handler: logging.Handler, level: int) -> None:
+    """Make `handler` the only one, in a forked process: those it inherited are the other process's to close."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
 def setup_logging(*, role: str, level: int = logging.INFO) -> None:
     """Send the log of this process to stderr, marked with `role` (monitor, gate, relay, ...)."""
     handler = logging.StreamHandler()

@@ -6,10 +6,11 @@ import logging
 import logging.handlers
 import os
 import sys
+from typing import TextIO
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
-from mep.base.log import LineFormatter
+from mep.base.log import LineFormatter, log_only_to
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +38,18 @@ class Home:
             self.file("endpoint.log"), maxBytes=_LOG_BYTES, backupCount=2, encoding="utf-8", delay=True
         )
         handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.basicConfig(handlers=[handler], level=level, force=True)
+        log_only_to(handler, level)
         for noisy in ("pika", "urllib3", "asyncio", "parsl"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._output_fd = os.open(self.file("output.log"), flags, 0o600)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
         os.dup2(null, 0)
         os.dup2(self._output_fd, 1)
         os.dup2(self._output_fd, 2)
         os.close(null)
+        # new ones: what the forking process had in its buffers is not ours to write
+        sys.stdout, sys.stderr = _line_stream(1), _line_stream(2)
         self.trim_output()
 
     def trim_output(self) -> None:
@@ -57,6 +57,10 @@ class Home:
         if self._output_fd >= 0 and os.fstat(self._output_fd).st_size > _OUTPUT_BYTES:
             os.ftruncate(self._output_fd, 0)
             os.write(self._output_fd, b"(earlier output was dropped: the file had grown too large)\n")
+
+
+def _line_stream(fd: int) -> TextIO:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def make_home(home: str, state_dir: str, uep_id: str) -> Home:

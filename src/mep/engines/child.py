@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 
+from mep.base.log import log_only_to
+
 _PR_SET_PDEATHSIG = 1
 _DEFAULTS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 
@@ -32,7 +34,7 @@ def settle_child(*, parent: int, keep_fd: int | None = None) -> None:
     asyncio.set_event_loop(None)
     shown = logging.StreamHandler()
     shown.setLevel(logging.WARNING)  # as in any program that configures no logging
-    logging.basicConfig(handlers=[shown], level=logging.WARNING, force=True)
+    log_only_to(shown, logging.WARNING)
     most = os.sysconf("SC_OPEN_MAX")
     if keep_fd is None or keep_fd < 3:
         os.closerange(3, most)
