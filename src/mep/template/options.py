@@ -46,7 +46,7 @@ def validate_options(options: Any, schema: Any, *, source: str = "user_config_sc
             )
     if schema is None:
         return
-    validator = _validator(json.dumps(schema, sort_keys=True), source)
+    validator = _validator_of(schema, source)
     try:
         faults = sorted(validator.iter_errors(options), key=lambda fault: list(map(str, fault.absolute_path)))
     except Unresolvable as error:
@@ -61,7 +61,7 @@ def validate_options(options: Any, schema: Any, *, source: str = "user_config_sc
 
 def check_schema(schema: Any, *, source: str = "user_config_schema") -> None:
     """Raise InputError(SCHEMA_INVALID) unless `schema` is a JSON schema."""
-    _validator(json.dumps(schema, sort_keys=True), source)
+    _validator_of(schema, source)
 
 
 def check_plain(options: Any, role: str) -> None:
@@ -99,21 +99,31 @@ def _check(value: Any, path: list[str], role: str) -> None:
         raise InputError(Code.OPTIONS_INVALID, f"{where}: {type(value).__name__} is not a JSON type.")
 
 
+def _validator_of(schema: Any, source: str) -> Validator:
+    try:
+        return _validator(json.dumps(schema, sort_keys=True))
+    except _SchemaFault as fault:
+        raise _bad_schema(source, str(fault)) from None
+
+
+class _SchemaFault(Exception):
+    """What is wrong with a schema."""
+
+
 @lru_cache(maxsize=64)
-def _validator(schema_text: str, source: str) -> Validator:
-    """Checking a schema against its metaschema costs more than applying it: once per schema."""
+def _validator(schema_text: str) -> Validator:
+    """Checking a schema against its metaschema costs more than applying it: once per schema, before the fork."""
     schema = json.loads(schema_text)
     if not isinstance(schema, dict | bool):
-        raise _bad_schema(source, f"must be an object, found {_short(schema)}")
+        raise _SchemaFault(f"must be an object, found {_short(schema)}")
     cls: Any = validator_for(schema, default=jsonschema.Draft202012Validator)
-    if isinstance(schema, dict) and schema.get("$schema", cls.META_SCHEMA["$schema"]).rstrip(
-        "#"
-    ) != cls.META_SCHEMA["$schema"].rstrip("#"):
-        raise _bad_schema(source, f"$schema: {_short(schema['$schema'])} is not a known draft")
+    draft = cls.META_SCHEMA["$schema"]
+    if isinstance(schema, dict) and str(schema.get("$schema", draft)).rstrip("#") != draft.rstrip("#"):
+        raise _SchemaFault(f"$schema: {_short(schema['$schema'])} is not a known draft")
     try:
         cls.check_schema(schema)
     except SchemaError as error:
-        raise _bad_schema(source, f"{json_path(error.absolute_path)}: {error.message[:200]}") from None
+        raise _SchemaFault(f"{json_path(error.absolute_path)}: {error.message[:200]}") from None
     # An empty registry: a "$ref" to another host is never followed.
     found: Validator = cls(schema, registry=Registry(), format_checker=cls.FORMAT_CHECKER)
     return found
