@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import platform
 import sys
@@ -17,6 +19,7 @@ from mep.base.codes import Code
 from mep.base.errors import InputError, MepError
 from mep.base.exits import Exit
 from mep.base.ids import is_uuid
+from mep.base.secrets import without_password
 from mep.cli.context import Cli, endpoint_argument, pass_cli
 from mep.cli.files import load_endpoint, parse_json, parse_mapping, read_given, read_own
 from mep.cli.output import json_option, print_json, print_table
@@ -149,39 +152,55 @@ def version(ctx: click.Context, *, as_json: bool) -> None:
 
 @click.command()
 @json_option
+@click.option(
+    "-z", "--compress", is_flag=True, help="Write a compressed file in the current folder instead."
+)
 @pass_cli
-def diagnose(cli: Cli, *, as_json: bool) -> None:
-    """Report on this host and its endpoints, for a report of a defect. Holds no secrets."""
-    from mep.cli.checks import CREDENTIALS, check_endpoint, limit_mechanism
+def diagnose(cli: Cli, *, as_json: bool, compress: bool) -> None:
+    """Report on this host and its endpoints, to be sent with the report of a defect. Holds no secrets."""
+    facts, endpoints = _facts(cli), [_endpoint_facts(cli, name) for name in cli.names()]
+    if compress:
+        path = Path(f"mep-diagnose-{platform.node()}.json.gz")
+        with gzip.open(path, "wt", encoding="utf-8") as file:
+            json.dump({**facts, "endpoints": endpoints}, file, indent=2)
+        click.echo(path)
+    elif as_json:
+        print_json({**facts, "endpoints": endpoints})
+    else:
+        packages = facts.pop("packages")
+        print_table(["FACT", "VALUE"], [*facts.items(), *((f"package {k}", v) for k, v in packages.items())])
+        click.echo()
+        rows = [[e["name"], e["endpoint_id"], e["running"], "; ".join(e["errors"])] for e in endpoints]
+        empty = f"No endpoint is configured in {cli.config_dir}."
+        print_table(["ENDPOINT", "ID", "RUNNING", "ERRORS"], rows, empty=empty)
 
-    facts: dict[str, Any] = {
+
+def _facts(cli: Cli) -> dict[str, Any]:
+    from mep.cli.checks import CREDENTIALS, limit_mechanism
+
+    return {
         "mep": __version__,
         "python": f"{platform.python_version()} {sys.executable}",
         "system": platform.platform(),
         "user": f"uid {os.geteuid()}",
         "config_dir": str(cli.config_dir),
-        "MEP_RELAY_URL": os.environ.get("MEP_RELAY_URL", ""),
+        "MEP_RELAY_URL": without_password(os.environ.get("MEP_RELAY_URL", "")),
         "credentials": ", ".join(name for name in CREDENTIALS if os.environ.get(name)),
         "limits": "; ".join(limit_mechanism()),
+        "packages": {name: _version(name) for name in _PACKAGES},
     }
-    packages = {name: _version(name) for name in _PACKAGES}
-    endpoints: list[dict[str, Any]] = []
-    for name in cli.names():
+
+
+def _endpoint_facts(cli: Cli, name: str) -> dict[str, Any]:
+    from mep.cli.checks import check_endpoint
+
+    try:
         report = check_endpoint(cli, name, relay_from_environment=os.environ.get("MEP_RELAY_URL"))
-        paths = cli.locate(name)
         faults = [f"{f.subject}: {f.text}" for f in report.findings if f.level == "error"]
-        endpoints.append(
-            {"name": name, "endpoint_id": read_endpoint_id(paths), "running": is_running(paths), "errors": faults}
-        )
-    if as_json:
-        print_json({**facts, "packages": packages, "endpoints": endpoints})
-        return
-    print_table(["FACT", "VALUE"], [*facts.items(), *((f"package {k}", v) for k, v in packages.items())])
-    click.echo()
-    rows = [[e["name"], e["endpoint_id"], e["running"], "; ".join(e["errors"])] for e in endpoints]
-    print_table(
-        ["ENDPOINT", "ID", "RUNNING", "ERRORS"], rows, empty=f"No endpoint is configured in {cli.config_dir}."
-    )
+        paths = cli.locate(name)
+    except MepError as error:  # a folder whose name cannot be an endpoint's
+        return {"name": name, "endpoint_id": "", "running": None, "errors": [error.admin_text]}
+    return {"name": name, "endpoint_id": read_endpoint_id(paths), "running": is_running(paths), "errors": faults}
 
 
 _PACKAGES = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -244,3 +245,16 @@ def test_version_and_diagnose(command: MepCommand, endpoint: Path, monkeypatch: 
     assert facts.json["endpoints"][0]["name"] == "e"
     assert "MEP_TOKEN" in facts.json["credentials"]
     assert "planted-secret" not in facts.out + command.run("diagnose").out
+
+
+def test_diagnose_writes_a_compressed_file_on_request(
+    command: MepCommand, endpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command.etc / "odd name").mkdir()
+    (command.etc / "odd name" / "config.yaml").write_text("")
+    with monkeypatch.context() as inside:
+        inside.chdir(tmp_path)
+        name = command.run("diagnose", "-z").out.strip()
+    facts = json.loads(gzip.decompress((tmp_path / name).read_bytes()))
+    assert [one["name"] for one in facts["endpoints"]] == ["e", "odd name"]
+    assert "cannot name an endpoint" in facts["endpoints"][1]["errors"][0]
