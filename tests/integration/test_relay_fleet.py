@@ -285,3 +285,28 @@ def test_commands_that_nobody_takes_vanish_before_they_are_too_old(
     command = endpoint.command()
     assert command is not None
     assert int(command.properties.expiration) < 180_000
+
+
+def test_a_late_notice_about_an_earlier_start_fails_nothing(site: MakeEndpoint, alice: Http) -> None:
+    endpoint, f = site(), alice.function()
+    first = alice.submit(endpoint.id, f)
+    command = endpoint.command()
+    assert command is not None
+    endpoint.notice(command.uep_id, error="no", error_code="SPAWN_FAILED", request_id=first["request_id"])
+    assert code_of(result_of(alice, first)) == "SPAWN_FAILED"
+    second = alice.submit(endpoint.id, f)
+    endpoint.notice(command.uep_id, error="no", error_code="SPAWN_FAILED", request_id=first["request_id"])
+    with endpoint.start_uep() as uep:
+        uep.answer(uep.take().task_id)
+    assert result_of(alice, second).error_details is None
+
+
+def test_a_flood_of_reports_is_cut_off(site: MakeEndpoint, alice: Http, quick_relay: Relay) -> None:
+    endpoint = site()
+    alice.submit(endpoint.id, alice.function())
+    with endpoint.start_uep() as uep:
+        uep.take()
+        for turn in range(400):
+            uep.report(active=bool(turn % 2))
+    assert quick_relay.program is not None
+    assert quick_relay.program.text().count(f"user endpoint {uep.id}:") < 150

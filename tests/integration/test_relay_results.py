@@ -179,3 +179,20 @@ def test_a_thousand_results_in_one_go_are_all_delivered_once(site: MakeEndpoint,
         delivered = [reader.result() for _ in range(count)]
         assert {r.task_id for r in delivered if r is not None} == set(task_ids(submitted))
         assert reader.result(wait_s=0.2) is None
+
+
+def test_a_result_above_the_limit_becomes_a_failure_that_names_it(scene: Scene) -> None:
+    scene.uep.answer(scene.task.task_id, "x" * (10 * 1024 * 1024 + 1))
+    result = scene.reader.result()
+    assert result is not None
+    assert result.error_details is not None
+    assert result.error_details.code == "RESULT_TOO_LARGE"
+    assert "10485761" in result.data
+
+
+def test_a_result_at_the_limit_passes(scene: Scene) -> None:
+    scene.uep.answer(scene.task.task_id, "é" * (10 * 1024 * 1024))
+    result = scene.reader.result()
+    assert result is not None
+    assert result.error_details is None
+    assert len(scene.person.task(scene.task.task_id)["result"]) == 10 * 1024 * 1024

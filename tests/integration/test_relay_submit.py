@@ -244,3 +244,14 @@ def test_a_task_s_document_goes_from_pending_to_success(site: MakeEndpoint, alic
         assert reader.properties.timestamp
     assert result is not None
     assert result.task_id == task_id
+
+
+def test_ids_may_be_spelled_in_capitals(site: MakeEndpoint, alice: Http) -> None:
+    endpoint, f = site(), alice.function()
+    told = alice.ok("POST", f"/v3/endpoints/{endpoint.id.upper()}/submit", json={"tasks": {f.upper(): ["x"]}})
+    ((given, (task_id,)),) = told["tasks"].items()
+    assert given == f.upper(), "as the caller gave it"
+    assert alice.task(task_id.upper())["task_id"] == task_id
+    with endpoint.start_uep() as uep:
+        uep.take()
+        assert uep.properties.headers["function_uuid"] == f

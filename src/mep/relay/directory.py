@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TypeVar
 
 from mep.base.ids import is_uuid
@@ -34,10 +35,11 @@ class Directory:
         cached = self._endpoints.get(endpoint_id)
         if cached is not None and cached[0] > time.monotonic():
             return cached[1]
-        found = await self._store.read(lambda c: endpoints.find(c, checked_id(endpoint_id)))
+        canonical = checked_id(endpoint_id)
+        found = await self._store.read(lambda c: endpoints.find(c, canonical))
         if found is None:
             raise endpoint_not_found(endpoint_id)
-        self._endpoints[endpoint_id] = (time.monotonic() + _ENDPOINT_S, found)
+        self._endpoints[canonical] = (time.monotonic() + _ENDPOINT_S, found)
         return found
 
     async def usable(self, endpoint_id: str, identity: Identity) -> Endpoint:
@@ -58,12 +60,13 @@ class Directory:
         cached = self._functions.get(function_id)
         if cached is not None:
             return cached
-        found = await self._store.read(lambda c: functions.find(c, checked_id(function_id)))
+        canonical = checked_id(function_id)
+        found = await self._store.read(lambda c: functions.find(c, canonical))
         if found is not None:
             if self._function_bytes > _FUNCTIONS_MOST_BYTES:
                 self._functions.clear()
                 self._function_bytes = 0
-            self._functions[function_id] = found
+            self._functions[canonical] = found
             self._function_bytes += len(found.code)
         return found
 
@@ -85,7 +88,10 @@ class Directory:
 
 
 def checked_id(text: str) -> str:
-    """Return `text` if it is a UUID; HttpError 400 otherwise."""
-    if not is_uuid(text):
-        raise HttpError(400, "INVALID_UUID", f"{text[:80]!r} is not a UUID.")
-    return text
+    """Return the UUID in `text` in its canonical spelling; HttpError 400 if there is none."""
+    if is_uuid(text):
+        return text
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise HttpError(400, "INVALID_UUID", f"{text[:80]!r} is not a UUID.") from None

@@ -58,6 +58,7 @@ class Uep:
         "period_s",
         "quiet",
         "record",
+        "request_id",
         "settling",
         "state",
         "timer",
@@ -74,6 +75,7 @@ class Uep:
         self.period_s = record.period_s
         self.timer: asyncio.TimerHandle | None = None
         self.checked = 0.0  # when its consumer was last looked for; monotonic
+        self.request_id = ""  # of the last start command
         self.doubt: asyncio.TimerHandle | None = None  # until its missing consumer is looked for again
         self.inflight = 0  # submits between "stored" and "published"
         self.quiet: asyncio.Event | None = None  # set when inflight falls to 0
@@ -111,7 +113,7 @@ class Fleet:
             core_or_none = self.cores.get(record.endpoint_id)
             if core_or_none is None:
                 continue
-            uep = self._add(record, core_or_none)
+            uep = self.adopt(record, core_or_none)
             uep.state = record.state if record.state == UP else STOPPED
             uep.last_seen = now
             uep.open = counts.get(record.id, 0)
@@ -128,7 +130,7 @@ class Fleet:
     def uep(self, record: UepRecord, endpoint: Endpoint) -> Uep:
         """Return the state of a user endpoint (an old endpoint is its own)."""
         found = self.ueps.get(record.id)
-        return found if found is not None else self._add(record, self.core(endpoint))
+        return found if found is not None else self.adopt(record, self.core(endpoint))
 
     def online(self, endpoint_id: str) -> bool:
         core = self.cores.get(endpoint_id)
@@ -194,7 +196,8 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _add(self, record: UepRecord, core: Core) -> Uep:
+    def adopt(self, record: UepRecord, core: Core) -> Uep:
+        """Take a user endpoint into the register."""
         uep = Uep(record, core)
         self.ueps[record.id] = core.ueps[record.id] = uep
         return uep

@@ -14,13 +14,16 @@ from mep.base.errors import InputError
 from mep.relay.amqp import Incoming, RelayBroker
 from mep.relay.endings import Endings
 from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Core, Fleet, Uep
+from mep.relay.ratelimit import RateLimit
 from mep.relay.starts import Starts
-from mep.relay.store import endpoints
+from mep.relay.store import endpoints, ueps
 from mep.wire import envelope
 from mep.wire.envelope import StatusReport
+from mep.wire.limits import MAX_REPORT_BYTES
 
 log = logging.getLogger(__name__)
 
+_REPORTS_PER_S = 5.0  # per user endpoint
 _AGAIN_S = 0.3  # before a user endpoint that ended with work left is started again; doubles with each try
 _CHECK_AGAIN_S = 1.5  # a consumer that is missing may be reconnecting
 
@@ -30,10 +33,14 @@ class Liveness:
 
     def __init__(self, fleet: Fleet, starts: Starts, endings: Endings, broker: RelayBroker) -> None:
         self._fleet, self._starts, self._endings, self._broker = fleet, starts, endings, broker
+        self._limit = RateLimit(_REPORTS_PER_S, burst_s=10.0)
 
     async def on_batch(self, batch: list[Incoming]) -> None:
         """Handle what the heartbeats queue delivered."""
         for message in batch:
+            if len(message.body) > MAX_REPORT_BYTES:
+                log.warning("dropped a report of %s: %d bytes", message.sender, len(message.body))
+                continue
             try:
                 report = envelope.decode(message.body)
             except InputError as error:
@@ -51,9 +58,13 @@ class Liveness:
         if sender in self._fleet.cores and about == sender:
             self._core_report(self._fleet.cores[sender], facts)
             return
+        if not self._limit.allows(about):
+            return  # nobody needs to report this often; each report costs a look at the queue, or a line of log
         uep = self._fleet.ueps.get(about)
-        if uep is None or sender not in (uep.id, uep.core.id):
-            log.info("report of %s about %s ignored: not known here", sender, about)
+        if uep is None:
+            self._fleet.spawn(self._recall(sender, report), name=f"recall {about[:40]}")
+        elif sender not in (uep.id, uep.core.id):
+            log.warning("report of %s about %s ignored: not its own", sender, about)
         elif facts.get("error") is not None and not facts.get("active"):
             self._start_failed(uep, facts)
         elif facts.get("active") is False:
@@ -71,6 +82,17 @@ class Liveness:
                 self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
             elif uep.open:
                 self._again(uep, 2.0)  # its results may still be in the queue: let them arrive first
+
+    async def _recall(self, sender: str, report: StatusReport) -> None:
+        """A report about one that this process has not met: it may have been stopped when we started."""
+        about = report.endpoint_id
+        record = await self._fleet.store.read(lambda c: ueps.find(c, about))
+        core = self._fleet.cores.get(record.endpoint_id) if record is not None else None
+        if record is None or core is None:
+            log.info("report of %s about %.40s ignored: not known here", sender, about)
+        else:
+            self._fleet.adopt(record, core)
+            self.on_report(sender, report)
 
     # ---- endpoints ----
 
@@ -241,6 +263,10 @@ class Liveness:
     def _start_failed(self, uep: Uep, facts: dict[str, Any]) -> None:
         if uep.state == UP:
             log.info("user endpoint %s: notice ignored, it is up: %.200s", uep.id, facts["error"])
+            return
+        about = facts.get("request_id")
+        if uep.state == STARTING and about and uep.request_id and about != uep.request_id:
+            log.info("user endpoint %s: notice ignored, it is about an earlier start: %s", uep.id, about)
             return
         self._starts.failed(uep, str(facts.get("error_code") or ""), str(facts["error"]))
 

@@ -18,21 +18,32 @@ class RateLimit:
         self._per_s, self._most, self._now = per_s, per_s * burst_s, now
         self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was
 
+    def allows(self, who: str) -> bool:
+        """Count one event; False if it is one too many."""
+        return self._wait_s(who) == 0.0
+
     def check(self, who: str) -> None:
         """Count one request; HttpError 429 says when to come again. Stock clients obey Retry-After up to 10 s."""
-        if not self._per_s:
-            return
-        now = self._now()
-        left, since = self._buckets.get(who, (self._most, now))
-        left = min(self._most, left + (now - since) * self._per_s)
-        if left < 1.0:
-            wait_s = max(1, math.ceil((1.0 - left) / self._per_s))
+        wait = self._wait_s(who)
+        if wait:
+            wait_s = max(1, math.ceil(wait))
             raise HttpError(
                 429,
                 "REQUEST_RATE_EXCEEDED",
                 f"More than {self._per_s:g} requests per second. Submit more tasks at once, or wait {wait_s} s.",
                 headers={"Retry-After": str(wait_s)},
             )
+
+    def _wait_s(self, who: str) -> float:
+        """Count one; return 0, or how long to wait if there is no token."""
+        if not self._per_s:
+            return 0.0
+        now = self._now()
+        left, since = self._buckets.get(who, (self._most, now))
+        left = min(self._most, left + (now - since) * self._per_s)
+        if left < 1.0:
+            return (1.0 - left) / self._per_s
         if len(self._buckets) >= _MOST:
             self._buckets.clear()
         self._buckets[who] = (left - 1.0, now)
+        return 0.0

@@ -148,7 +148,9 @@ def _described(
         version=version,
         metadata=metadata,
         schema=schema,
-        allowed_functions=None if body.allowed_functions is None else tuple(body.allowed_functions),
+        allowed_functions=None
+        if body.allowed_functions is None
+        else tuple(map(checked_id, body.allowed_functions)),
         admins=tuple(body.admins or ()),
         authentication_policy=body.authentication_policy,
         subscription=body.subscription_uuid,

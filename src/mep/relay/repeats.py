@@ -68,20 +68,25 @@ class Repeats:
         self._unheard = {s.key: s for s in found if s.key.startswith("h:")}
         return [s for s in found if not s.published]
 
-    async def answer(self, request: Request, make: Make, again: Again) -> tuple[bytes, Attempt]:
+    async def answer(
+        self, request: Request, make: Make, again: Again, gone: Callable[[], Awaitable[bool]]
+    ) -> tuple[bytes, Attempt]:
         """Return the answer and the attempt it belongs to: `heard` or `unheard` must follow.
 
         `make` does the work and sets `attempt.stored`; `again` hands to the broker what an earlier attempt stored
-        and did not publish.
+        and did not publish. `gone` tells whether the caller has left: one that left while it waited for an attempt
+        of the same name is not served, or its old request would be done after the newer one was answered.
         """
         key, digest = request.names()
         while (running := self._running.get(key)) is not None:
             await asyncio.shield(running.done)
+            if key not in self._running and await gone():
+                raise HttpError(499, "CLIENT_GONE", "The caller left before it was served.")
         stored = self._find_unheard(key) or self._with_key.get(key)
         if stored is None and request.idempotency_key:
             stored = await self._store.read(lambda c: tasks.find_submit(c, key))
         if key in self._running:
-            return await self.answer(request, make, again)
+            return await self.answer(request, make, again, gone)
         attempt = Attempt(key, digest)
         if stored is not None:
             if stored.body_sha256 != digest:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 from sqlalchemy import Connection
 
-from mep.base.codes import Code
+from mep.base.codes import Code, next_step
 from mep.base.errors import InputError, ServiceError
 from mep.relay import metrics
 from mep.relay.amqp import Incoming, RelayBroker
@@ -24,6 +24,7 @@ from mep.relay.store import tasks as stored_tasks
 from mep.relay.store.tasks import Arrived, Parked, Stored
 from mep.wire import envelope
 from mep.wire.envelope import ErrorDetails, Result, StatusReport
+from mep.wire.limits import MAX_RESULT_CHARS
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ ACTORS = frozenset(
     ("worker", "manager", "interchange", "endpoint", "result-processor", "web-service", "action-provider")
 )
 
+_MAX_BODY_BYTES = 6 * MAX_RESULT_CHARS + 1024 * 1024  # the most that an allowed result can take on the wire
+
 OnReport = Callable[[str, StatusReport], None]
 
 
@@ -70,6 +73,7 @@ class Results:
     ) -> None:
         self._store, self._broker = store, broker
         self._on_report, self._on_settled, self._high_assurance = on_report, on_settled, high_assurance
+        self._owed: set[str] = set()  # tasks whose results are stored and could not be forwarded yet
 
     async def on_batch(self, batch: list[Incoming]) -> None:
         """Handle what the results queue delivered; returns when all may be acknowledged."""
@@ -97,6 +101,8 @@ class Results:
     def _read(self, message: Incoming) -> Arrived | None:
         """Return the result in a message. What is none is logged and dropped; a result that clients could not read
         becomes a failure that they can."""
+        if len(message.body) > _MAX_BODY_BYTES:
+            return self._unreadable(message, f"{len(message.body)} bytes", code=Code.RESULT_TOO_LARGE)
         try:
             found = envelope.decode(message.body)
         except InputError as error:
@@ -107,48 +113,61 @@ class Results:
         if not isinstance(found, Result):
             log.warning("dropped a message of %s on the results queue: not a result", message.sender)
             return None
-        wrong = _what_clients_refuse(found)
-        if wrong:
+        if wrong := _what_clients_refuse(found):
             return self._unreadable(message, wrong, found.task_id)
+        if len(found.data) > MAX_RESULT_CHARS:
+            text = f"{len(found.data)} characters; {MAX_RESULT_CHARS} are allowed"
+            return self._unreadable(message, text, found.task_id, code=Code.RESULT_TOO_LARGE)
         return Arrived(
-            task_id=found.task_id, sender=message.sender, body=message.body, redelivered=message.redelivered
+            task_id=found.task_id,
+            sender=message.sender,
+            body=message.body,
+            redelivered=message.redelivered or found.task_id in self._owed,
         )
 
-    def _unreadable(self, message: Incoming, why: str, task_id: str = "") -> Arrived | None:
+    def _unreadable(
+        self, message: Incoming, why: str, task_id: str = "", *, code: Code = Code.TASK_FAILED
+    ) -> Arrived | None:
         task_id = task_id or str(message.headers.get(envelope.HEADER_TASK, "")) or _task_id_in(message.body)
         log.warning("an unusable result of %s for task %s: %s", message.sender, task_id or "?", why)
         if not task_id:
             return None
-        body = envelope.encode(failure(task_id, Code.TASK_FAILED, f"The endpoint sent an unusable result: {why}"))
-        return Arrived(task_id=task_id, sender=message.sender, body=body, redelivered=message.redelivered)
+        text = f"{code}: The endpoint sent an unusable result: {why}. {next_step(code).user}"
+        again = message.redelivered or task_id in self._owed
+        return Arrived(
+            task_id=task_id,
+            sender=message.sender,
+            body=envelope.encode(failure(task_id, code, text)),
+            redelivered=again,
+        )
 
     def _account(self, arrived: Sequence[Arrived], verdicts: Sequence[Stored]) -> None:
         settled: Counter[str] = Counter()
+        ignored: dict[tuple[str, str], list[str]] = {}
         for one, stored in zip(arrived, verdicts, strict=True):
             metrics.RESULTS.labels(stored.verdict).inc()
             if stored.verdict == "new":
                 settled[stored.uep_id] += 1
-            elif stored.verdict == "forged":
-                log.warning(
-                    "user endpoint %s sent a result for task %s of %s: ignored",
-                    one.sender,
-                    one.task_id,
-                    stored.uep_id,
-                )
-            elif stored.verdict == "unknown":
-                log.warning("result of %s for the unknown task %s: ignored", one.sender, one.task_id)
+            elif stored.verdict in ("forged", "unknown"):
+                ignored.setdefault((one.sender, stored.verdict), []).append(one.task_id)
         for uep_id, count in settled.items():
             self._on_settled(uep_id, count)
+        for (sender, verdict), tasks in ignored.items():  # one line, however many: nobody floods the log
+            what = "tasks that are not its own" if verdict == "forged" else "unknown tasks"
+            log.warning("%s sent results for %d %s: ignored (%s, ...)", sender, len(tasks), what, tasks[0])
 
     async def _forward(self, arrived: Sequence[Arrived], verdicts: Sequence[Stored]) -> None:
         """Hand new results to the queues of their groups; returns when the broker has them."""
         now = int(time.time())
         by_queue: dict[tuple[str, str, bool], list[bytes]] = {}
+        due: set[str] = set()
         for one, stored in zip(arrived, verdicts, strict=True):
             body = one.body if stored.verdict == "new" else stored.body
             if stored.has_queue and body is not None and stored.verdict in ("new", "again"):
                 key = (stored.identity_id, stored.group_id, self._high_assurance(stored.uep_id))
                 by_queue.setdefault(key, []).append(body)
+                due.add(one.task_id)
+        self._owed |= due
         sends: list[Awaitable[None]] = [
             self._broker.publish_results(identity, group, bodies, timestamp=now, high_assurance=assured)
             for (identity, group, assured), bodies in by_queue.items()
@@ -156,9 +175,9 @@ class Results:
         for outcome in await asyncio.gather(*sends, return_exceptions=True):
             if isinstance(outcome, ServiceError):
                 log.error("results could not be forwarded: %s", outcome.for_admin())
-                raise outcome
             if isinstance(outcome, BaseException):
                 raise outcome
+        self._owed -= due
 
 
 def failure(task_id: str, code: Code | str, text: str) -> Result:

@@ -56,8 +56,8 @@ class Starts:
         self._fleet.set_state(uep, STOPPED)
         if code == Code.ENDPOINT_STOPPING:
             self.hold(uep)
-        elif code == Code.COMMAND_STALE and uep.tries < self._fleet.settings.start_tries:
-            self.begin(uep)  # it waited too long somewhere; a fresh one may be in time
+        elif code in (Code.COMMAND_STALE, Code.COMMAND_REPLAYED) and uep.tries < self._fleet.settings.start_tries:
+            self.begin(uep)  # it waited too long, or was delivered twice by a gate that died; a fresh one may do
         else:
             uep.tries = 0
             # what was accepted after this moment deserves a start of its own
@@ -87,7 +87,7 @@ class Starts:
         self._fleet.spawn(self._command(uep, request_id or new_id()), name=f"start {uep.id}")
 
     async def _command(self, uep: Uep, request_id: str) -> None:
-        record = uep.record
+        record, uep.request_id = uep.record, request_id
         try:
             identity = await self._fleet.store.read(lambda c: accounts.find_identity(c, record.identity_id))
             if identity is None:

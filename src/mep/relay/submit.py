@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection
 
-from mep.base.ids import EndpointId, IdentityId, derive_uep_id, is_uuid, new_id
+from mep.base.ids import EndpointId, IdentityId, derive_uep_id, new_id
 from mep.relay import metrics
 from mep.relay.amqp import OutgoingTask
-from mep.relay.directory import Directory
+from mep.relay.directory import Directory, checked_id
 from mep.relay.dispatch import Dispatch
 from mep.relay.errors import HttpError, function_not_found, malformed
 from mep.relay.fleet import Fleet
@@ -134,7 +134,10 @@ class Submitter:
             raise HttpError(422, "SEMANTICALLY_INVALID", "The submit request has no tasks.")
         found = {}
         for function_id, payloads in body.tasks.items():
-            if endpoint.allowed_functions is not None and function_id not in endpoint.allowed_functions:
+            if (
+                endpoint.allowed_functions is not None
+                and checked_id(function_id) not in endpoint.allowed_functions
+            ):
                 raise HttpError(
                     403,
                     "FUNCTION_NOT_PERMITTED",
@@ -186,8 +189,7 @@ class Submitter:
         group_id = body.task_group_id
         if group_id is None:
             return Group(new_id(), identity.id, body.create_queue, time.time()), True
-        if not is_uuid(group_id):
-            raise HttpError(400, "INVALID_UUID", f"task_group_id {group_id[:80]!r} is not a UUID.")
+        group_id = checked_id(group_id)
         found = await self._directory.group(group_id)
         if found is None:
             return Group(group_id, identity.id, body.create_queue, time.time()), True
@@ -249,13 +251,13 @@ def _messages(
 ) -> list[OutgoingTask]:
     messages = []
     for function_id, payloads in body.tasks.items():
-        code = functions[function_id].code
+        function = functions[function_id]
         for task_id, payload in zip(ids[function_id], payloads, strict=True):
             messages.append(
                 OutgoingTask(
                     task_id,
-                    function_id,
-                    envelope.encode(Task(task_id=task_id, task_buffer=code + payload)),
+                    function.id,
+                    envelope.encode(Task(task_id=task_id, task_buffer=function.code + payload)),
                     body.resource_specification,
                     body.result_serializers,
                 )

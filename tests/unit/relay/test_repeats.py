@@ -19,6 +19,14 @@ ASKED = Request(identity_id="alice", where="endpoint", body=b"{}")
 KEYED = Request(identity_id="alice", where="endpoint", body=b"{}", idempotency_key="k1")
 
 
+async def present() -> bool:
+    return False
+
+
+async def absent() -> bool:
+    return True
+
+
 class Work:
     """Makes answers 1, 2, 3 ... and remembers what it published again."""
 
@@ -59,7 +67,7 @@ def repeats(store: Store, tmp_path: Path) -> Repeats:
 
 
 async def ask(repeats: Repeats, work: Work, request: Request = ASKED, *, heard: bool = True) -> bytes:
-    text, attempt = await repeats.answer(request, work.make, work.publish_again)
+    text, attempt = await repeats.answer(request, work.make, work.publish_again, present)
     (repeats.heard if heard else repeats.unheard)(attempt)
     return text
 
@@ -94,8 +102,8 @@ async def test_others_bodies_people_and_endpoints_are_not_repeats(repeats: Repea
 
 async def test_a_repeat_waits_for_the_attempt_that_is_under_way(repeats: Repeats, work: Work) -> None:
     work.gate.clear()
-    first = asyncio.ensure_future(repeats.answer(ASKED, work.make, work.publish_again))
-    second = asyncio.ensure_future(repeats.answer(ASKED, work.make, work.publish_again))
+    first = asyncio.ensure_future(repeats.answer(ASKED, work.make, work.publish_again, present))
+    second = asyncio.ensure_future(repeats.answer(ASKED, work.make, work.publish_again, present))
     await asyncio.sleep(0)
     work.gate.set()
     text, attempt = await first
@@ -106,12 +114,24 @@ async def test_a_repeat_waits_for_the_attempt_that_is_under_way(repeats: Repeats
     repeats.heard(joined)
 
 
+async def test_one_that_left_while_it_waited_is_not_served(repeats: Repeats, work: Work) -> None:
+    work.gate.clear()
+    first = asyncio.ensure_future(repeats.answer(ASKED, work.make, work.publish_again, present))
+    second = asyncio.ensure_future(repeats.answer(ASKED, work.make, work.publish_again, absent))
+    await asyncio.sleep(0)
+    work.gate.set()
+    repeats.heard((await first)[1])
+    with pytest.raises(HttpError, match="left"):
+        await second
+    assert work.made == 1
+
+
 async def test_a_failed_attempt_leaves_nothing_behind(repeats: Repeats, work: Work) -> None:
     async def fail(attempt: Attempt) -> bytes:
         raise HttpError(422, "X", "no")
 
     with pytest.raises(HttpError):
-        await repeats.answer(ASKED, fail, work.publish_again)
+        await repeats.answer(ASKED, fail, work.publish_again, present)
     assert await ask(repeats, work) == b"1"
 
 
@@ -128,7 +148,7 @@ async def test_a_key_gives_the_same_answer_for_ever_and_for_one_body_only(repeat
 async def test_a_new_relay_process_takes_the_attempts_over(
     repeats: Repeats, work: Work, store: Store, tmp_path: Path, request_: Request
 ) -> None:
-    await repeats.answer(request_, work.make, work.publish_again)  # killed before it could answer
+    await repeats.answer(request_, work.make, work.publish_again, present)  # killed before it could answer
     fresh = Repeats(store, Settings(data_dir=tmp_path))
     assert [s.answer for s in await fresh.load()] == ["1"]
     assert await ask(fresh, work, request_) == b"1"

@@ -49,7 +49,7 @@ async def _submit(request: Request, identity: Identity, endpoint_id: str, conten
         idempotency_key=request.headers.get("idempotency-key", "")[:200],
     )
     repeats = relay.repeats
-    text, attempt = await repeats.answer(asked, make, again)
+    text, attempt = await repeats.answer(asked, make, again, request.is_disconnected)
 
     def told(heard: bool) -> None:  # noqa: FBT001 - a callback of one fact
         (repeats.heard if heard else repeats.unheard)(attempt)

@@ -29,7 +29,8 @@ _batch = msgspec.json.Decoder(BatchBody)
 async def show(request: Request, task_id: str) -> Response:
     """One task of the caller's."""
     identity = await caller(request)
-    found = (await _states(request, [checked_id(task_id)])).get(task_id)
+    task_id = checked_id(task_id)
+    found = (await _states(request, [task_id])).get(task_id)
     if found is None or found.identity_id != identity.id:
         raise task_not_found(task_id)
     return answer(document(found))
@@ -62,7 +63,8 @@ async def batch_status(request: Request) -> Response:
 async def group(request: Request, group_id: str) -> Response:
     """The tasks of one group of the caller's."""
     identity, relay = await caller(request), relay_of(request)
-    found = await relay.directory.group(checked_id(group_id))
+    group_id = checked_id(group_id)
+    found = await relay.directory.group(group_id)
     _check_group(found, identity, group_id)
     assert found is not None
     members = await relay.store.read_much(lambda c: tasks.group_tasks(c, group_id))
