@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,3 +262,26 @@ def test_clients_of_the_hosted_service_get_their_token_by_globus_sdk(
     client = Client(relay_url=relay.url, authorizer=authorizer)
     assert client.whoami()["preferred_username"] == program.username
     client.close()
+
+
+def test_at_a_terminal_the_token_is_asked_for_and_not_shown(relay: Relay, tmp_path: Path) -> None:
+    token = relay.token("alice@example.org")
+    ours, theirs = pty.openpty()
+    environment = clean_environment(extra={"HOME": str(tmp_path)})
+    command = mep_command("login", "--relay", relay.url)
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while b"Token for" not in shown:
+                shown += os.read(ours, 1024)
+            os.write(ours, f"{token}\n".encode())
+            while b"Logged in" not in shown:
+                shown += os.read(ours, 1024)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+    assert token.encode() not in shown
