@@ -25,6 +25,7 @@ HELP = """usage: ./dev COMMAND
                        -k EXPR and -x as in pytest; --json prints the counts as one JSON line
   check                the linters alone, quickly
   demo [--json]        two users on one endpoint, from nothing to nothing (root)
+  chaos [...]          everything killed at random under load, every task accounted for; --help tells more (root)
   bench [...]          ours against stock, one JSON line per row (root)
   sandbox CMD...       run a command where the throw-away users exist (root)
   help                 this text
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
         "check": check,
         "demo": demo,
         "bench": bench,
+        "chaos": chaos,
         "sandbox": sandbox,
         "help": show_help,
     }
@@ -101,6 +103,10 @@ def demo(argv: list[str]) -> int:
 
 def bench(argv: list[str]) -> int:
     return _in_sandbox("bench", ["tools/bench.py", *argv], stock=True)
+
+
+def chaos(argv: list[str]) -> int:
+    return _in_sandbox("chaos", ["tools/chaos.py", *argv], stock=False)
 
 
 def sandbox(argv: list[str]) -> int:

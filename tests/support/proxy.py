@@ -40,6 +40,10 @@ class Proxy:
         account = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{account}@127.0.0.1:{self.port}").geturl()
 
+    def retarget(self, host: str, port: int) -> None:
+        """Forward new connections there."""
+        self._target = (host, port)
+
     def swallow(self) -> None:
         """Accept everything and pass nothing on, in both directions."""
         self.to_target.clear()
