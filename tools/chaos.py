@@ -1,9 +1,9 @@
 """`sudo ./dev chaos`: everything is killed at random under load, and every task is accounted for at the end.
 
 Runs inside tools/sandbox.py: a relay with its broker, a multi-user endpoint, six users' programs; kill -9 of
-relay, broker, gate, monitor, user endpoints and workers, and a network that is cut, swallowed, refused and slow. The seed
-fixes the schedule and the tasks (not how the machine interleaves them). Any violation: exit status 1, its tasks
-with their last known state, and the logs are kept.
+relay, broker, gate, monitor, user endpoints and workers; a network that is cut, swallowed, refused and slow.
+The seed fixes the schedule and the tasks, not how the machine interleaves them. Any violation: exit status 1, its
+tasks with their last known state, and the logs are kept.
 """
 
 from __future__ import annotations
