@@ -47,6 +47,7 @@ RUNS_PROGRAMS: dict[str, str] = {
     "src/mep/endpoint/hooks.py": "endpoint_setup and endpoint_teardown of the template, as the user",
     "src/mep/engines/parslquick.py": "Parsl's own way to start its interchange, where the fork is of no use",
     "src/mep/host/programs.py": "the administrator's mapping programs",
+    "src/mep/priv/execute.py": "becomes a fresh interpreter, as the user or without the secrets of the old one",
     "src/mep/relay/proc.py": "holds the broker node's process",
     "src/mep/relay/rabbit.py": "the relay's own broker node and its name service",
     "src/mep/relay/tied.py": "becomes a program that ends with its parent",

@@ -7,8 +7,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mep import Executor
+from mep.sdk.errors import TaskExecutionFailed
 from mep.serialize import PureSourceTextInspect, Serializer
+from support.endpoint import Endpoint
 
 WAIT_S = 30.0
 
@@ -59,6 +63,13 @@ def escape() -> list[int]:
     while len(pids) < 3:
         pids += [int(line) for line in os.read(readable, 1000).split()]
     return pids
+
+
+def refusal(site: Endpoint, **options: Any) -> str:
+    """Submit once; return the error's text."""
+    with by_source(site.id, **options) as executor, pytest.raises(TaskExecutionFailed) as caught:
+        executor.submit(process_id).result(WAIT_S)
+    return str(caught.value)
 
 
 def alive(pids: list[int]) -> list[int]:

@@ -4,17 +4,16 @@ person who may act on it."""
 from __future__ import annotations
 
 import json
+import pwd
 import shutil
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mep.sdk.errors import ComputeAPIError, TaskExecutionFailed
-from support.endpoint import Endpoint
-from support.remote import WAIT_S, by_source, process_id
+from support.remote import WAIT_S, by_source, process_id, refusal, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
@@ -29,13 +28,6 @@ CASES: dict[str, tuple[str, str]] = {
     "mep@example.org": ("IDENTITY_ACCOUNT_RESERVED", "mep"),
     "dave@example.org": ("IDENTITY_DENIED", "dave"),
 }
-
-
-def refusal(site: Endpoint, **options: Any) -> str:
-    """Submit once; return the error's text."""
-    with by_source(site.id, **options) as executor, pytest.raises(TaskExecutionFailed) as caught:
-        executor.submit(process_id).result(WAIT_S)
-    return str(caught.value)
 
 
 def test_each_refused_identity_has_its_code_and_no_local_name_reaches_the_user(
@@ -103,9 +95,9 @@ def test_template_schema_and_variables_fail_with_role_place_and_what_was_wanted(
     assert "workers" in text
     text = refusal(site, user_endpoint_config={"workers": "many"})
     assert "max_workers" in text
-    with by_source(site.id, user_endpoint_config={"workers": 1, "_GC": {}}) as executor:
-        with pytest.raises(ComputeAPIError, match="OPTIONS_RESERVED"):
-            executor.submit(process_id).result(WAIT_S)
+    reserved = by_source(site.id, user_endpoint_config={"workers": 1, "_GC": {}})
+    with reserved as executor, pytest.raises(ComputeAPIError, match="OPTIONS_RESERVED"):
+        executor.submit(process_id).result(WAIT_S)
     log = [line for line in site.log_text().splitlines() if "TEMPLATE_UNDEFINED" in line]
     assert any("alice@example.org" in line and "request " in line and "line 3" in line for line in log)
 
@@ -212,10 +204,27 @@ def test_one_users_endpoints_can_be_stopped(endpoint: MakeEndpoint, sdk_env: Sdk
     until(lambda: [u["user"] for u in site.user_endpoints()] == ["bob"], "only bob's is left")
 
 
-def test_without_root_only_the_owner_is_served(endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path) -> None:
+def test_without_root_only_the_owner_is_served(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (open_dir / "etc").mkdir()
     shutil.chown(open_dir / "etc", "carol")
-    site = endpoint("own", user="carol")
+    site = endpoint("own", user="carol", config={"public": True})
+    assert titled_uids(": own") == {pwd.getpwnam("carol").pw_uid}
+    for name, value in site.extra_env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MEP_RELAY_URL", site.relay.url)
+    with by_source(site.id) as executor:
+        first = executor.submit(process_id).result(WAIT_S)
+    [uep] = site.user_endpoints()
+    assert (uep["user"], uep["pid"]) == ("carol", first)
+    for name in site.extra_env:
+        monkeypatch.delenv(name)
     sdk_env("alice@example.org")
-    assert "IDENTITY_NOT_OWNER" in refusal(site)
-    assert site.status()["state"] == "running"
+    with by_source(site.id) as executor, pytest.raises((ComputeAPIError, TaskExecutionFailed)) as caught:
+        executor.submit(process_id).result(WAIT_S)
+    assert "IDENTITY_NOT_OWNER" in str(caught.value) or "FORBIDDEN" in str(caught.value)
+
+
+def titled_uids(text: str) -> set[int]:
+    return {Path(f"/proc/{pid}").stat().st_uid for pid in titled(text)}

@@ -43,15 +43,15 @@ def start(cli: Cli, name: str, detach: bool, wait_s: float, credentials_fd: int)
 def _begin_anew_with_credentials(cli: Cli, name: str, *, detach: bool, wait_s: float) -> None:
     """If the environment holds credentials: execute this command again without them, returning only if not."""
     from mep.daemon.credentials import take_from_environment
+    from mep.priv.execute import execute
 
     environment = dict(os.environ)
     fd = take_from_environment(environment)
     if fd < 0:
         return
-    os.set_inheritable(fd, True)  # noqa: FBT003 - takes no keyword
     command = [sys.executable, "-m", "mep", "--config-dir", str(cli.config_dir), "start", name]
     command += ["--wait", str(wait_s), "--credentials-fd", str(fd)] + (["--detach"] if detach else [])
-    os.execve(sys.executable, command, environment)  # noqa: S606 - ourselves, with a clean memory
+    execute(command, environment, keep_fds=[fd])
 
 
 def _start(paths: EndpointPaths, *, detach: bool, wait_s: float, credentials_fd: int) -> int:

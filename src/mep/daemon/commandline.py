@@ -96,7 +96,7 @@ class CommandLine:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         try:
-            read = commands.read(delivery, endpoint_id=self._endpoint_id, now=time.time())
+            read = commands.read(delivery, endpoint_id=self._endpoint_id, now=time.time(), taken=self._pending)
         except commands.Dropped as error:
             log.warning("a message on the command queue is dropped: %s", error.for_admin())
             self._consumer.ack(delivery)
@@ -104,7 +104,7 @@ class CommandLine:
         except commands.Refused as refused:
             log.warning("a start command for %s is refused: %s", refused.uep_id, refused.error.for_admin())
             self._notices.remember(refused.uep_id, refused.reply_to)
-            self._tell(refused.uep_id, "", refused.error.code.value, _with_step(refused.error))
+            self._tell(refused.uep_id, refused.request_id, refused.error.code.value, _with_step(refused.error))
             self._consumer.ack(delivery)
             return
         self._notices.remember(read.uep_id, read.reply_to)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,9 +35,9 @@ class Dropped(InputError):
 class Refused(Exception):
     """The command is not passed on, and its user endpoint's submitter is told why."""
 
-    def __init__(self, error: MepError, uep_id: str, reply_to: QueueInfo | None) -> None:
+    def __init__(self, error: MepError, uep_id: str, reply_to: QueueInfo | None, request_id: str = "") -> None:
         super().__init__(str(error))
-        self.error, self.uep_id, self.reply_to = error, uep_id, reply_to
+        self.error, self.uep_id, self.reply_to, self.request_id = error, uep_id, reply_to, request_id
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,12 @@ class Read:
         return fd
 
 
-def read(delivery: Delivery, *, endpoint_id: str, now: float) -> Read:
-    """Return the start command in `delivery`; Dropped, or Refused if its user endpoint is known."""
+def read(delivery: Delivery, *, endpoint_id: str, now: float, taken: Container[str] = ()) -> Read:
+    """Return the start command in `delivery`; Dropped, or Refused if its user endpoint is known.
+
+    The request's id is the relay's own where it gave one that is not `taken`: one id names the request from
+    the submit to the last log line.
+    """
     properties = delivery.properties
     if properties.content_type != wire.CONTENT_TYPE:
         raise Dropped(Code.COMMAND_MALFORMED, f"Content type {properties.content_type!r}; wanted JSON.")
@@ -72,11 +78,13 @@ def read(delivery: Delivery, *, endpoint_id: str, now: float) -> Read:
             raise Dropped(error.code, error.user_text) from None
         raise Refused(error, uep_id, reply_to) from None
     creds = command.kwargs.amqp_creds
-    request_id = new_id()
-    sent = float(properties.timestamp)
     token = delivery.headers.get(wire.HEADER_SIGNATURE)
     if isinstance(token, bytes):
         token = token.decode("ascii", errors="replace")
+    request_id = _id_in(token)
+    if not is_uuid(request_id) or request_id in taken:
+        request_id = new_id()
+    sent = float(properties.timestamp)
     claims = StartClaims(
         aud=endpoint_id,
         jti=request_id,
@@ -96,8 +104,17 @@ def read(delivery: Delivery, *, endpoint_id: str, now: float) -> Read:
     except Dropped:
         raise
     except MepError as error:
-        raise Refused(error, creds.endpoint_id, creds.heartbeat_queue_info) from None
+        raise Refused(error, creds.endpoint_id, creds.heartbeat_queue_info, request_id) from None
     return Read(request_id, creds.endpoint_id, start, delivery.body, creds.heartbeat_queue_info)
+
+
+def _id_in(token: Any) -> str:
+    """Return the unique id in a signature. It names the request; whether it is true, the monitor finds out."""
+    try:
+        payload = str(token).split(".")[1]
+        return _unique_of(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).jti
+    except (IndexError, ValueError, msgspec.DecodeError):
+        return ""
 
 
 def _start(request_id: str, token: Any, claims: StartClaims) -> Start:
@@ -116,6 +133,13 @@ def _start(request_id: str, token: Any, claims: StartClaims) -> Start:
 
 
 # ---- whom to tell about a command that cannot be read ----
+
+
+class _Unique(Struct):
+    jti: str
+
+
+_unique_of = msgspec.json.Decoder(_Unique).decode
 
 
 class _Creds(Struct):

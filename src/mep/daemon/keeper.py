@@ -14,36 +14,34 @@ from mep.admit.rules import Running, check_load
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.daemon.loop import Loop
-from mep.daemon.outcome import how_it_ended
+from mep.daemon.outcomes import Outcomes, forged, how_it_ended, mapping_late, start_late, stopping
 from mep.daemon.settings import Endpoint
 from mep.daemon.ueps import Reaper, Uep, Wish, channel_over
 from mep.priv import clone
-from mep.priv.box import Box, SessionBox
+from mep.priv.box import Box
 from mep.wire import privsep
 from mep.wire.control import UepStatus
-from mep.wire.privsep import Decision, Failed, Go, Mapped, Note, Quit, Ready, Refresh, Spawned, UepEvent
-from mep.wire.signing import StartClaims
+from mep.wire.privsep import Failed, Go, Mapped, Note, Quit, Ready, Refresh, Spawned
 
 log = logging.getLogger(__name__)
 
 RESTART_WITHIN_S: Final = 30.0  # a command for a running user endpoint counts again if that ends so soon
+_SESSION_CLOSE_S: Final = 11.0  # a session process gives PAM 10 s to close
 _MAPPING_SLACK_S: Final = 0.5  # a mapping program has its own limit; this one is for everything else
 _REMEMBERED_COMMANDS: Final = 8
-_REMEMBERED_REFUSALS: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ties:
     """What the keeper needs from its surroundings.
 
-    `fork`: fork the request process of a wish into a box. `decided` and `happened` reach the gate.
-    `obeyed`: the command is final, remember it. `empty`: the last user endpoint is gone.
+    `fork`: fork the request process of a wish into a box. `obeyed`: the command is final, remember it.
+    `empty`: the last user endpoint is gone.
     """
 
     make_box: Callable[[str], Box]
     fork: Callable[[Wish, Box, Any], clone.Child]
-    decided: Callable[[Decision], None]
-    happened: Callable[[UepEvent], None]
+    outcomes: Outcomes
     obeyed: Callable[[Wish], None]
     empty: Callable[[], None]
 
@@ -57,10 +55,9 @@ class Keeper:
         self._ueps: dict[str, Uep] = {}
         self._reaper = Reaper(loop, on_exit=self._on_exit, on_gone=self._on_gone)
         self._recent: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=1000))
-        self._refused: dict[str, MepError] = {}
         self.draining = False
         self.stopping = False
-        self.refusals: deque[dict[str, str]] = deque(maxlen=20)
+        self._outcomes = ties.outcomes
 
     # ---- what is ----
 
@@ -82,14 +79,14 @@ class Keeper:
         try:
             self._start(wish, seen=seen)
         except MepError as error:
-            self._refuse(wish.request_id, error, wish.claims)
+            self._outcomes.refused(wish.request_id, error, wish.claims)
             wish.close()
 
     def _start(self, wish: Wish, *, seen: bool) -> None:
         present = self._ueps.get(wish.claims.uep)
         if present is None:
             if seen:
-                raise self._refused.get(wish.claims.jti) or _replayed()
+                raise self._outcomes.refused_before(wish.claims.jti)
             self._fork(wish)
             return
         if present.subject != wish.claims.sub:
@@ -100,10 +97,10 @@ class Keeper:
             )
         if seen and wish.claims.jti in present.token_ids:
             # The broker delivers again what a crashed gate had not acknowledged: it is being obeyed.
-            self._ties.decided(Decision(request_id=wish.request_id, verdict="running"))
+            self._outcomes.runs_already(wish)
             wish.close()
         elif seen and not (present.waiting and present.waiting.claims.jti == wish.claims.jti):
-            raise _replayed()
+            raise self._outcomes.refused_before(wish.claims.jti)
         elif present.quit_asked or present.state == "stopping":
             self._replace(present, "waiting", wish)
         else:
@@ -116,7 +113,7 @@ class Keeper:
         if uep.state != "mapping":
             self._send(uep, Refresh(), wish.payload_fd)
         self._ties.obeyed(wish)
-        self._ties.decided(Decision(request_id=wish.request_id, verdict="running"))
+        self._outcomes.runs_already(wish)
         self._loop.call_later(RESTART_WITHIN_S, lambda: self._forget(uep, wish))
 
     def _forget(self, uep: Uep, wish: Wish) -> None:
@@ -133,7 +130,8 @@ class Keeper:
     def _fork(self, wish: Wish) -> None:
         """Fork the request process. MepError if that cannot be; then nothing is left of it. Privilege: to fork."""
         if self.stopping:
-            raise RefusedError(Code.ENDPOINT_STOPPING, "This endpoint is stopping.")
+            raise stopping()
+        self._outcomes.check_audit()
         if self.draining:
             check_load([], "", self._config, draining=True)
         claims = wish.claims
@@ -158,14 +156,13 @@ class Keeper:
             child=child,
             box=box,
             channel=channel_over(ours),
-            session=isinstance(box, SessionBox),
         )
         uep.command = wish
         self._ueps[uep.uep_id] = uep
         self._reaper.follow(uep)
         self._loop.watch(ours.fileno(), lambda: self._on_message(uep))
         limit_s = self._config.mapping_timeout_s + _MAPPING_SLACK_S
-        uep.deadline = self._loop.call_later(limit_s, lambda: self._kill(uep, _mapping_late(limit_s)))
+        uep.deadline = self._loop.call_later(limit_s, lambda: self._kill(uep, mapping_late(limit_s)))
 
     # ---- what a child says ----
 
@@ -189,7 +186,7 @@ class Keeper:
         except BlockingIOError:
             return True
         except HostError as error:
-            self._kill(uep, _forged(error.admin_text))
+            self._kill(uep, forged(error.admin_text))
             return False
         if got is None:
             return False
@@ -198,7 +195,7 @@ class Keeper:
             os.close(fd)
         handler = _HANDLERS.get((uep.state, type(message)))
         if handler is None:
-            self._kill(uep, _forged(f"said {type(message).__name__} while {uep.state}"))
+            self._kill(uep, forged(f"said {type(message).__name__} while {uep.state}"))
             return False
         handler(self, uep, message)
         return True
@@ -210,9 +207,9 @@ class Keeper:
         recent = self._recent[message.user]
         try:
             if self.stopping:
-                raise RefusedError(Code.ENDPOINT_STOPPING, "This endpoint is stopping.")
+                raise stopping()
             check_load(others, message.user, self._config, draining=self.draining, recent_starts=recent, now=now)
-        except RefusedError as refusal:
+        except MepError as refusal:
             self._kill(uep, refusal)
             return
         recent.append(now)
@@ -225,18 +222,16 @@ class Keeper:
         if command is not None:
             self._ties.obeyed(command)
             command.close()
-        log.info("%s: admitted by %s", uep.describe(), message.rule)
-        self._ties.decided(Decision(request_id=uep.request_id, verdict="started"))
+        self._outcomes.admitted(uep)
 
     def _on_spawned(self, uep: Uep, message: Spawned) -> None:
-        if uep.session and not uep.pid:
+        if uep.box.has_session and not uep.pid:
             uep.pid = message.pid
 
     def _on_ready(self, uep: Uep, _message: Ready) -> None:
         uep.state, uep.was_ready = "running", True
         self._cancel_deadline(uep)
-        log.info("%s: ready after %.0f ms", uep.describe(), 1000 * (time.time() - uep.since))
-        self._ties.happened(UepEvent(uep_id=uep.uep_id, request_id=uep.request_id, event="ready"))
+        self._outcomes.ready(uep)
 
     def _on_failed(self, uep: Uep, message: Failed) -> None:
         uep.failed = message
@@ -277,7 +272,7 @@ class Keeper:
         uep.quit_asked = True
         self._cancel_deadline(uep)
         if uep.state == "mapping":
-            self._kill(uep, RefusedError(Code.ENDPOINT_STOPPING, "This endpoint is stopping."))
+            self._kill(uep, stopping())
             return
         uep.state = "stopping" if uep.was_ready else uep.state
         self._send(uep, Quit(grace_s=self._grace_s))
@@ -285,11 +280,11 @@ class Keeper:
 
     def _overdue(self, uep: Uep) -> None:
         log.warning("%s: did not finish within %.0f s and is killed", uep.describe(), self._grace_s)
-        uep.box.kill()
+        self._end(uep)
 
     def _set_deadline(self, uep: Uep, limit_s: float) -> None:
         self._cancel_deadline(uep)
-        uep.deadline = self._loop.call_later(limit_s, lambda: self._kill(uep, _start_late(limit_s)))
+        uep.deadline = self._loop.call_later(limit_s, lambda: self._kill(uep, start_late(limit_s)))
 
     @staticmethod
     def _cancel_deadline(uep: Uep) -> None:
@@ -301,7 +296,21 @@ class Keeper:
         """Kill everybody in its box; the end is told when all are gone. Privilege: as the box."""
         if uep.killed_because is None:
             uep.killed_because = why
+        if uep.state == "mapping":
+            uep.box.kill_all(uep.child)
+        else:
+            self._end(uep)
+
+    def _end(self, uep: Uep) -> None:
+        """Kill the user's processes; a session process gets a moment to close. Privilege: as the box."""
         uep.box.kill()
+        if uep.box.has_session:
+            self._loop.call_later(_SESSION_CLOSE_S, lambda: self._end_session(uep))
+
+    def _end_session(self, uep: Uep) -> None:
+        if uep.ended is None:
+            log.error("%s: its session process does not end and is killed", uep.describe())
+            uep.box.kill_all(uep.child)
 
     def _on_exit(self, uep: Uep) -> None:
         self._loop.unwatch(uep.channel.fileno())
@@ -318,11 +327,11 @@ class Keeper:
         os.close(uep.child.pidfd)
         del self._ueps[uep.uep_id]
         if admitted:
-            self._tell_end(uep, ended)
+            self._outcomes.ended(uep, ended)
         else:
             assert ended is not None
             assert uep.command is not None
-            self._refuse(uep.request_id, ended, uep.command.claims)
+            self._outcomes.refused(uep.request_id, ended, uep.command.claims)
         self._start_again(uep)
         if not self._ueps:
             self._ties.empty()
@@ -344,23 +353,6 @@ class Keeper:
             uep.was_ready = True
         return True
 
-    def _tell_end(self, uep: Uep, ended: MepError | None) -> None:
-        event = "ended" if uep.was_ready else "failed"
-        if ended is None:
-            log.info("%s: ended", uep.describe())
-        else:
-            log.warning("%s: %s: %s", uep.describe(), event, ended.for_admin())
-            self._note_refusal(uep.request_id, ended, uep.username)
-        self._ties.happened(
-            UepEvent(
-                uep_id=uep.uep_id,
-                request_id=uep.request_id,
-                event=event,
-                code=ended.code.value if ended else "",
-                user_text=_user_text(ended) if ended else "",
-            )
-        )
-
     def _start_again(self, uep: Uep) -> None:
         """Obey the command that came while it was stopping, or just before it left by itself."""
         waiting, uep.waiting = uep.waiting, None
@@ -376,65 +368,6 @@ class Keeper:
         if waiting is not None:
             log.info("%s: starts again for request %s", uep.describe(), waiting.request_id)
             self.start(waiting, seen=False)
-
-    # ---- refusals ----
-
-    def _refuse(self, request_id: str, error: MepError, claims: StartClaims | None) -> None:
-        username = claims.username or claims.sub if claims is not None else "not verified"
-        if claims is not None:
-            self._refused[claims.jti] = error  # said again if the gate crashes before it could pass it on
-            if len(self._refused) > _REMEMBERED_REFUSALS:
-                del self._refused[next(iter(self._refused))]
-        log.warning("request %s (%s): refused: %s", request_id, username, error.for_admin())
-        self._note_refusal(request_id, error, username)
-        self._ties.decided(
-            Decision(request_id=request_id, verdict="refused", code=error.code.value, user_text=_user_text(error))
-        )
-
-    def refuse(self, request_id: str, error: MepError) -> None:
-        """Refuse a command that did not even come to be a wish."""
-        self._refuse(request_id, error, None)
-
-    def _note_refusal(self, request_id: str, error: MepError, username: str) -> None:
-        self.refusals.append(
-            {
-                "at": f"{time.time():.0f}",
-                "request_id": request_id,
-                "identity": username,
-                "code": error.code.value,
-                "text": error.admin_text,
-            }
-        )
-
-
-def _user_text(error: MepError) -> str:
-    return privsep.cap_text(error.user_text + (f" {error.step}" if error.step else ""))
-
-
-def _replayed() -> RefusedError:
-    return RefusedError(Code.COMMAND_REPLAYED, "This start command was obeyed before.")
-
-
-def _mapping_late(limit_s: float) -> RefusedError:
-    return RefusedError(
-        Code.MAPPING_TIMEOUT,
-        "The endpoint took too long to find your local account.",
-        admin_text=f"Finding the account took more than {limit_s:g} s.",
-    )
-
-
-def _start_late(limit_s: float) -> HostError:
-    return HostError(
-        Code.START_TIMEOUT, f"Your user endpoint was not ready within {limit_s:g} s, and was stopped."
-    )
-
-
-def _forged(what: str) -> HostError:
-    return HostError(
-        Code.UEP_DIED,
-        "Your user endpoint was stopped because it broke the endpoint's rules.",
-        admin_text=f"A user endpoint {what}; it is killed.",
-    )
 
 
 #: What a child may say, by how far it has come. Anything else ends it.

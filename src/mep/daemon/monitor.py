@@ -20,12 +20,14 @@ import mep
 from mep.base.codes import Code
 from mep.base.errors import InputError, MepError
 from mep.base.exits import Exit
+from mep.daemon.audit import AuditLog
 from mep.daemon.controlserver import ControlServer
 from mep.daemon.files import LiveFiles
 from mep.daemon.gatekeeper import Gatekeeper
 from mep.daemon.gatesettings import GateSettings
 from mep.daemon.keeper import Keeper, Ties
 from mep.daemon.loop import Loop, Timer
+from mep.daemon.outcomes import Outcomes
 from mep.daemon.request import Request, serve_request
 from mep.daemon.settings import Endpoint, Parts
 from mep.daemon.shelter import Shelter
@@ -35,7 +37,8 @@ from mep.daemon.verify import Verifier
 from mep.host.notify import tell_systemd
 from mep.host.watch import Watch
 from mep.priv import clone
-from mep.priv.box import Box, SessionBox
+from mep.priv.box import Box
+from mep.priv.limits import Limits
 from mep.wire import control
 from mep.wire.control import EndpointStatus, Reply, ServiceStatus
 from mep.wire.privsep import Fatal, Owner, Registered, Reregister, ServiceState, Start
@@ -72,7 +75,10 @@ class Monitor:
         self._config_dump = endpoint.config.model_dump(mode="json")
         self._loop = Loop()
         self._shelter = Shelter(self._loop, self._state, name=self._name, unique=str(endpoint.paths.state_dir))
-        self._verifier = Verifier(self._state, required=endpoint.config.require_signed_commands)
+        config = endpoint.config
+        self._limits = Limits(**config.limits.model_dump())
+        self._pam_service = config.pam.service_name if config.pam.enable and endpoint.privileged else None
+        self._verifier = Verifier(self._state, required=config.require_signed_commands)
         self._owner_identities: frozenset[str] = frozenset()
         self._services: dict[str, ServiceStatus] = {}
         self._since = time.time()
@@ -81,14 +87,22 @@ class Monitor:
         self._stopping = False
         self._settling: Timer | None = None
         self._control: ControlServer | None = None
+        self._audit = AuditLog(endpoint.paths.audit_log)
+        self._audit.open()
+        self._outcomes = Outcomes(
+            decided=lambda decision: self._gate.decided(decision),
+            happened=lambda event: self._gate.say(event),
+            audit=self._audit,
+        )
         self._keeper = Keeper(
             self._loop,
             endpoint,
             Ties(
-                make_box=self._shelter.make_box,
+                make_box=lambda name: self._shelter.make_box(
+                    name, session=self._pam_service is not None, limits=self._limits
+                ),
                 fork=self._fork,
-                decided=lambda decision: self._gate.decided(decision),
-                happened=lambda event: self._gate.say(event),
+                outcomes=self._outcomes,
                 obeyed=lambda wish: self._state.remember_command(wish.claims.jti, wish.claims.exp + 400),
                 empty=self._all_gone,
             ),
@@ -165,7 +179,7 @@ class Monitor:
         except MepError as error:
             if fd is not None:
                 os.close(fd)
-            self._keeper.refuse(start.request_id, error)
+            self._outcomes.refused(start.request_id, error, None)
             return
         wish = Wish(request_id=start.request_id, claims=claims, payload_fd=fd, at=time.monotonic())
         self._keeper.start(wish, seen=seen)
@@ -227,11 +241,11 @@ class Monitor:
             environment=self._files.environment,
             endpoint=self._endpoint,
             boot=self._parts.boot,
+            rlimits=self._shelter.rlimits(self._limits),
+            pam_service=self._pam_service,
         )
-        leash = box.session_end if isinstance(box, SessionBox) else None
-        child = clone.spawn(lambda: serve_request(request, sock, leash), cgroup_fd=box.cgroup_fd)
-        if isinstance(box, SessionBox):
-            box.let_child_have_it()
+        child = clone.spawn(lambda: serve_request(request, sock, box), cgroup_fd=box.first_fd)
+        box.forked()
         return child
 
     # ---- configuration ----
@@ -329,5 +343,5 @@ class Monitor:
             broker=self._services.get("broker"),
             user_endpoints=self._keeper.statuses(),
             broken_files=self._files.broken,
-            last_refusals=list(self._keeper.refusals),
+            last_refusals=list(self._outcomes.shown),
         )

@@ -27,6 +27,8 @@ from mep.host.accounts import find_account, own_account
 from mep.identity.mapping import Mapping, Match, not_mapped, usable
 from mep.priv import fds, session
 from mep.priv.become import Terms, User, become_user, settle
+from mep.priv.box import Box
+from mep.priv.pam import Pam
 from mep.wire.launch import Launch
 from mep.wire.privsep import Channel, ChildToMonitor, Failed, Go, Mapped, MonitorToChild, Spawned, cap_text
 from mep.wire.signing import StartClaims
@@ -54,16 +56,19 @@ class Request:
     environment: dict[str, str]
     endpoint: Endpoint
     boot: Callable[[Launch], int]
+    rlimits: dict[int, int]
+    pam_service: str | None
 
 
-def serve_request(request: Request, sock: socket.socket, leash: socket.socket | None) -> int:
+def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
     """Be the request process; returns the exit status of the user endpoint it became.
 
     Every failure is told to the monitor. Privilege: root until the drop (or the owner's, without root).
     """
     channel: Channel[ChildToMonitor, MonitorToChild] = Channel(sock, MonitorToChild)
-    keep = [sock.fileno(), request.payload_fd] + ([leash.fileno()] if leash else [])
-    fds.close_all_except([0, 1, 2, *keep])
+    leash = box.session_end.fileno() if box.session_end is not None else -1
+    user_fd = -1 if box.user_fd is None else box.user_fd
+    fds.close_all_except([0, 1, 2, sock.fileno(), request.payload_fd, leash, user_fd])
     setproctitle.setproctitle(f"mep request: {request.endpoint.name} {request.claims.uep}")
     try:
         account, match = _who(request)
@@ -80,27 +85,58 @@ def serve_request(request: Request, sock: socket.socket, leash: socket.socket | 
     except Exception as error:
         log.exception("request %s", request.request_id)
         return _fail(channel, _unexpected(error))
-    parent = os.getppid()
-    if leash is None:
-        return _become_and_boot(request, account, launch, channel, parent)
-    session_pid = os.getpid()
+    if leash < 0:
+        return _become_and_boot(request, account, launch, channel, os.getppid(), {})
+    try:
+        return _hold_session(request, account, launch, channel, leash_fd=leash, cgroup_fd=box.user_fd)
+    except MepError as error:
+        return _fail(channel, error)
+
+
+def _hold_session(
+    request: Request,
+    account: Account,
+    launch: Launch,
+    channel: Channel[Any, Any],
+    *,
+    leash_fd: int,
+    cgroup_fd: int | None,
+) -> int:
+    """Be the session process. MepError: it could not begin. Privilege: root, or the owner's without PAM."""
     setproctitle.setproctitle(f"mep session: {request.endpoint.name} {account.name}")
+    us, opened, close = os.getpid(), {}, None
+    if request.pam_service is not None:
+        pam = Pam(request.pam_service, account.name)
+        os.setgroups(sorted({account.gid, *account.gids}))
+        opened, close = pam.open(), pam.close
     return session.hold(
-        lambda: _become_and_boot(request, account, launch, channel, session_pid),
-        leash_fd=leash.fileno(),
+        lambda: _become_and_boot(request, account, launch, channel, us, opened),
+        leash_fd=leash_fd,
+        cgroup_fd=cgroup_fd,
         on_spawned=lambda pid: channel.send(Spawned(pid=pid)),
+        after=close,
     )
 
 
 def _become_and_boot(
-    request: Request, account: Account, launch: Launch, channel: Channel[Any, Any], parent_pid: int
+    request: Request,
+    account: Account,
+    launch: Launch,
+    channel: Channel[Any, Any],
+    parent_pid: int,
+    opened: dict[str, str],
 ) -> int:
-    """The last steps as root, then the user's own code. Privilege: root, or the owner's."""
+    """The last steps as root, then the user's own code. `opened`: what PAM put into the environment.
+
+    Privilege: root, or the owner's.
+    """
     endpoint = request.endpoint
     user = User(account.name, account.uid, account.gid, account.gids, account.home)
     terms = Terms(
         parent_pid=parent_pid,
-        environment=_environment(request, account),
+        environment=_environment(request, account, opened),
+        rlimits=request.rlimits,
+        setuid_programs=request.pam_service is not None,
         keep_fds=[launch.payload_fd, launch.monitor_fd],
     )
     try:
@@ -165,7 +201,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
     )
 
 
-def _environment(request: Request, account: Account) -> dict[str, str]:
+def _environment(request: Request, account: Account, opened: dict[str, str]) -> dict[str, str]:
     """Nothing of the daemon's own, except without root, where daemon and user are the same person."""
     base = {} if request.endpoint.privileged else clean_environment(request.endpoint.environment)
     return {
@@ -173,6 +209,7 @@ def _environment(request: Request, account: Account) -> dict[str, str]:
         # Ours last: a task's `python3` is the system's, and an engine finds its helper programs.
         "PATH": f"{_PATH}:{os.path.dirname(sys.executable)}",
         **base,
+        **opened,
         "HOME": account.home,
         "USER": account.name,
         "LOGNAME": account.name,

@@ -8,7 +8,8 @@ import os
 from mep.daemon.loop import Loop
 from mep.daemon.state import State
 from mep.priv import cgroup, clone, guard
-from mep.priv.box import Box, CgroupBox, SessionBox
+from mep.priv.box import Box
+from mep.priv.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ class Shelter:
         tree = cgroup.Tree(base, name, unique) if base is not None else None
         self._tree = tree if tree is not None and tree.usable() else None
         state.remember_cgroup(self._tree.root if self._tree else None)
+        self.controllers: frozenset[str] = frozenset()
         if self._tree is not None:
+            self.controllers = self._tree.enable_controllers()
             self._start_guard()
             self._gate = self._tree.make("gate")
 
@@ -47,9 +50,19 @@ class Shelter:
         """Return where the gate is cloned into: the guard ends it there if it outlives the monitor."""
         return self._gate.fd if self._gate else None
 
-    def make_box(self, name: str) -> Box:
-        """Return a fresh box for one user endpoint. HostError(SPAWN_FAILED). Privilege: write access."""
-        return CgroupBox(self._tree.make(name)) if self._tree else SessionBox()
+    def make_box(self, name: str, *, session: bool, limits: Limits) -> Box:
+        """Return a fresh box for one user endpoint. HostError(SPAWN_FAILED). Privilege: write access.
+
+        `session`: a session process stands between us and it; so it does where there are no cgroups.
+        """
+        cgroup = self._tree.make(name) if self._tree else None
+        box = Box(cgroup, session=session or cgroup is None)
+        box.limit(limits)
+        return box
+
+    def rlimits(self, limits: Limits) -> dict[int, int]:
+        """Return what stands in for the limits that no controller enforces here."""
+        return limits.rlimits(self.controllers)
 
     def _start_guard(self) -> None:
         if self._closing or self._tree is None:

@@ -57,7 +57,6 @@ class Uep:
     gid: int = -1
     pid: int = 0
     rule: str = ""
-    session: bool = False
     deadline: Timer | None = None
     failed: Failed | None = None
     ended: Ended | None = None
@@ -128,7 +127,7 @@ class Reaper:
 
     def sweep(self, uep: Uep) -> None:
         """Kill what the first process left, and go on when all are gone. Privilege: as the box."""
-        uep.box.kill()
+        uep.box.kill_all(uep.child)
         if uep.box.is_empty():
             self._gone(uep)
             return

@@ -1,91 +1,95 @@
-"""What a user endpoint's processes are kept in: a cgroup, or a session process on a leash."""
+"""What a user endpoint's processes are kept in: a cgroup, a session process on a leash, or both.
+
+Without PAM, a cgroup alone: `uep-<id>`. With PAM the session process is outside what is killed, so that it can
+close the session after: `uep-<id>/session` and `uep-<id>/user`. Without cgroups the session process is the
+child-subreaper of all the others.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Protocol
 
+from mep.priv import clone
 from mep.priv.cgroup import Cgroup
+from mep.priv.limits import Limits
 
 
-class Box(Protocol):
-    """Holds processes that can all be killed. After `kill`, empty is certain to come."""
+class Box:
+    """Holds processes that can all be killed. After `kill`, the end of the request process is certain to come."""
 
-    cgroup_fd: int | None  # what the child is cloned into
+    def __init__(self, cgroup: Cgroup | None, *, session: bool) -> None:
+        """Make what is below `cgroup`. OSError as the kernel says. Privilege: write access to it."""
+        self._cgroup = cgroup
+        self._inner: list[Cgroup] = []
+        self._user = cgroup
+        self._leash: socket.socket | None = None
+        self.session_end: socket.socket | None = None
+        self.limits = Limits()
+        if session:
+            self._leash, self.session_end = socket.socketpair()
+        if session and cgroup is not None:
+            self._inner = [Cgroup(cgroup.path / "session"), Cgroup(cgroup.path / "user")]
+            self._user = self._inner[1]
+
+    @property
+    def has_session(self) -> bool:
+        return self._leash is not None
+
+    @property
+    def first_fd(self) -> int | None:
+        """What the request process is cloned into."""
+        if self._inner:
+            return self._inner[0].fd
+        return self._cgroup.fd if self._cgroup else None
+
+    @property
+    def user_fd(self) -> int | None:
+        """What a session process clones the user process into."""
+        return self._user.fd if self._user and self._inner else None
+
+    def forked(self) -> None:
+        """In the monitor, after the fork: keep only our end of the leash. Privilege: none."""
+        if self.session_end is not None:
+            self.session_end.close()
+
+    def limit(self, limits: Limits) -> None:
+        """Set limits, lower than before or the same; absent controllers are skipped. Privilege: write."""
+        self.limits = limits
+        if self._cgroup is not None:
+            for name, value in limits.cgroup_files().items():
+                self._cgroup.limit(name, value)
 
     def kill(self) -> None:
-        """Kill everybody in it. Privilege: root, or a delegated cgroup."""
+        """Kill the user's processes; a session process ends itself then. Privilege: as the box."""
+        if self._user is not None:
+            self._user.kill()
+        if self._leash is not None:
+            self._leash.close()
+
+    def kill_all(self, child: clone.Child) -> None:
+        """Kill the session process as well: nothing may hold an end up for ever. Privilege: as the box."""
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        clone.kill(child.pidfd)
 
     def is_empty(self) -> bool:
-        """Tell whether everybody in it is gone, once the first process has ended. Privilege: none."""
+        """Tell whether everybody is gone, once the request process has ended. Privilege: none."""
+        return self._cgroup is None or self._cgroup.is_empty()
 
     def open_events(self) -> int:
         """Return an fd that polls POLLPRI when `is_empty` may have changed. Privilege: none."""
-
-    def oom_kills(self) -> int:
-        """Return how many processes a memory limit killed. Privilege: none."""
-
-    def remove(self) -> bool:
-        """Give the empty box back. Privilege: as `kill`."""
-
-
-class CgroupBox:
-    """A cgroup of its own."""
-
-    def __init__(self, cgroup: Cgroup) -> None:
-        self._cgroup = cgroup
-        self.cgroup_fd: int | None = cgroup.fd
-
-    def kill(self) -> None:
-        self._cgroup.kill()
-
-    def is_empty(self) -> bool:
-        return self._cgroup.is_empty()
-
-    def open_events(self) -> int:
+        assert self._cgroup is not None
         return self._cgroup.open_events()
 
-    def oom_kills(self) -> int:
-        return self._cgroup.oom_kills()
-
-    def limit(self, name: str, value: str) -> bool:
-        return self._cgroup.limit(name, value)
+    def memory_kills(self) -> int:
+        """Return how many processes the memory limit killed. Privilege: none."""
+        return self._cgroup.oom_kills() if self._cgroup else 0
 
     def remove(self) -> bool:
-        return self._cgroup.remove()
-
-
-class SessionBox:
-    """A leash: when our end closes (or we die), the session process kills its user process and all that it caused.
-
-    The session process itself ends last, so an ended one means an empty box.
-    """
-
-    cgroup_fd: int | None = None
-
-    def __init__(self) -> None:
-        self._ours, self.session_end = socket.socketpair()
-
-    def let_child_have_it(self) -> None:
-        """In the parent, after the fork: keep only our end. Privilege: none."""
-        self.session_end.close()
-
-    def kill(self) -> None:
-        self._ours.close()
-
-    def is_empty(self) -> bool:
-        return True
-
-    def open_events(self) -> int:
-        return os.eventfd(0, os.EFD_CLOEXEC)
-
-    def oom_kills(self) -> int:
-        return 0
-
-    def limit(self, name: str, value: str) -> bool:
-        return False
-
-    def remove(self) -> bool:
-        self._ours.close()
-        return True
+        """Give the empty box back; False if something lives in it. Privilege: as the box."""
+        if self._leash is not None:
+            self._leash.close()
+        for inner in self._inner:
+            os.close(inner.fd)
+        return self._cgroup.remove() if self._cgroup else True

@@ -13,6 +13,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.priv import clone
 
+_WANTED = frozenset({"memory", "pids", "cpu"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -126,22 +127,37 @@ def kill_and_remove(path: Path, *, most_s: float = 5.0) -> bool:
     return remove_tree(path)
 
 
-def wait_empty(root: Path, most_s: float) -> None:
-    """Return when nobody lives below `root`, or after `most_s`. Privilege: none."""
+def wait_empty(path: Path, most_s: float) -> None:
+    """Return when nobody lives in `path` and below, or after `most_s`. Privilege: none."""
     try:
-        events = open(root / "cgroup.events", encoding="ascii")  # noqa: SIM115 - closed by the with below
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
-    with events:
+    try:
+        _wait_empty(fd, most_s)
+    finally:
+        os.close(fd)
+
+
+def empty_fd(directory_fd: int, most_s: float) -> None:
+    """Kill all in the cgroup behind the fd, and wait for their end, `most_s` at most. Privilege: write access."""
+    _write(directory_fd, "cgroup.kill", "1")
+    _wait_empty(directory_fd, most_s)
+
+
+def _wait_empty(directory_fd: int, most_s: float) -> None:
+    events = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
         poll = select.poll()
         poll.register(events, select.POLLPRI | select.POLLERR)
         until = time.monotonic() + most_s
-        while "populated 1" in events.read():
+        while b"populated 1" in os.pread(events, 256, 0):
             left_s = until - time.monotonic()
             if left_s <= 0:
                 return
             poll.poll(left_s * 1000)
-            events.seek(0)
+    finally:
+        os.close(events)
 
 
 class Tree:
@@ -183,9 +199,56 @@ class Tree:
             probe.remove()
         return True
 
+    def enable_controllers(self) -> frozenset[str]:
+        """Hand the controllers we use down to the user endpoints' cgroups; return those that are there.
+
+        A cgroup with processes of its own cannot do so (except the topmost): then this process moves to one
+        beside. Privilege: write access to the base, a delegated subtree or the topmost cgroup.
+        """
+        base = self.root.parent
+        if _offered(self.root):
+            _enable(self.root)
+            return _subtree(self.root)
+        if not _offered(base):
+            return frozenset()
+        if not _enable(base):
+            beside = base / "mep-daemon"
+            try:
+                beside.mkdir(exist_ok=True)
+                (beside / "cgroup.procs").write_text(str(os.getpid()))
+            except OSError:
+                return frozenset()
+            _enable(base)
+        _enable(self.root)
+        return _subtree(self.root)
+
     def remove(self) -> bool:
         """Remove the whole empty tree; False if something lives in it. Privilege: write access."""
         return remove_tree(self.root)
+
+
+def _offered(directory: Path) -> frozenset[str]:
+    try:
+        return frozenset((directory / "cgroup.controllers").read_text().split()) & _WANTED
+    except OSError:
+        return frozenset()
+
+
+def _subtree(directory: Path) -> frozenset[str]:
+    try:
+        return frozenset((directory / "cgroup.subtree_control").read_text().split()) & _WANTED
+    except OSError:
+        return frozenset()
+
+
+def _enable(directory: Path) -> bool:
+    """Hand down every controller that `directory` has; False if one cannot be."""
+    for name in sorted(_offered(directory) - _subtree(directory)):
+        try:
+            (directory / "cgroup.subtree_control").write_text(f"+{name}")
+        except OSError:
+            return False
+    return True
 
 
 def _read(directory_fd: int, name: str) -> str:

@@ -18,8 +18,8 @@ _GATE_GOODBYE_S = 1.0  # the gate tells the relay what happened; then it ends, w
 def start(tree: cgroup.Tree, *, label: str) -> clone.Child:
     """Fork the guard of this process. Privilege: write access to the tree's cgroups.
 
-    It waits for the end of its parent (by pidfd, no polling), kills every `uep-*` below `tree`, then the rest
-    of the tree, removes it, and exits. Nothing but SIGKILL stops it.
+    It waits for the end of its parent (by pidfd, no polling), kills every user process below `tree`, a moment
+    later the rest of the tree, removes it, and exits. Nothing but SIGKILL stops it.
     """
     pidfd = os.pidfd_open(os.getpid())
     parent = os.getpid()
@@ -41,9 +41,11 @@ def _guard(pidfd: int, parent: int, root: Path, label: str) -> int:
     poll.register(pidfd, select.POLLIN)
     if os.getppid() == parent:
         poll.poll()
-    for child in _children(root):
-        if child.name.startswith("uep-"):
-            cgroup.kill_tree(child)
+    for box in _children(root):
+        if box.name.startswith("uep-"):
+            # a session process may close its session first
+            inner = box / "user"
+            cgroup.kill_tree(inner if inner.is_dir() else box)
     cgroup.wait_empty(root, _GATE_GOODBYE_S)
     cgroup.kill_and_remove(root)
     return Exit.OK

@@ -1,8 +1,9 @@
 """The session process: stands between monitor and user process where the monitor cannot hold the latter directly.
 
-It is the child-subreaper of everything the user process starts, so that what escapes by double fork comes back to
-it and is killed: the fallback where there is no cgroup v2. It ends when the user process ends, or when the monitor
-lets go of the leash (or dies), and only after all the others are gone.
+With PAM it holds the session open for as long as the user process lives, and closes it after. Where there is no
+cgroup v2 it is the child-subreaper of everything the user process starts, so that what escapes by double fork
+comes back to it and is killed. It ends when the user process ends, or when the monitor lets go of the leash (or
+dies), and only after all the others are gone.
 """
 
 from __future__ import annotations
@@ -15,29 +16,48 @@ from collections.abc import Callable
 
 import pyprctl
 
-from mep.priv import clone, fds
+from mep.priv import cgroup, clone, fds
+
+_EMPTY_S = 5.0
+_AFTER_S = 10
 
 
-def hold(run: Callable[[], int], *, leash_fd: int, on_spawned: Callable[[int], None]) -> int:
-    """Fork `run`, wait for its end or for the leash to be let go, kill all that is left; never fails half-way.
+def hold(
+    run: Callable[[], int],
+    *,
+    leash_fd: int,
+    cgroup_fd: int | None,
+    on_spawned: Callable[[int], None],
+    after: Callable[[], object] | None = None,
+) -> int:
+    """Fork `run`, wait for its end or for the leash to be let go, kill all that is left, then do `after`.
 
-    Ends this process in the way the child ended. `on_spawned` hears the child's pid. Privilege: that of the
-    processes to kill (root, or the same user).
+    Ends this process in the way the child ended. `on_spawned` hears the child's pid. `cgroup_fd`: where the child
+    is cloned into; without one, this process is the subreaper. Privilege: that of the processes to kill (root, or
+    the same user).
     """
-    pyprctl.set_child_subreaper(True)
-    child = clone.spawn(run)
+    if cgroup_fd is None:
+        pyprctl.set_child_subreaper(True)
+    child = clone.spawn(run, cgroup_fd=cgroup_fd)
     on_spawned(child.pid)
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    fds.close_all_except([0, 1, 2, leash_fd, child.pidfd])
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGALRM})
+    fds.close_all_except([0, 1, 2, leash_fd, child.pidfd, -1 if cgroup_fd is None else cgroup_fd])
     poll = select.poll()
     poll.register(child.pidfd, select.POLLIN)
-    poll.register(leash_fd, select.POLLHUP)
+    poll.register(leash_fd, select.POLLIN | select.POLLHUP)
     poll.poll()
     ended = clone.reap(child.pidfd)
     if ended is None:
         clone.kill(child.pidfd)
         ended = clone.reap(child.pidfd, block=True)
-    sweep()
+    if cgroup_fd is None:
+        sweep()
+    else:
+        cgroup.empty_fd(cgroup_fd, _EMPTY_S)
+    if after is not None:
+        signal.alarm(_AFTER_S)  # its default action: a PAM module that hangs does not hang us
+        after()
+        signal.alarm(0)
     assert ended is not None
     return end_as(ended)
 

@@ -1,0 +1,209 @@
+"""What came of each request and each user endpoint: told to the gate, the log, the audit log and `mep status`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from mep.base.codes import Code
+from mep.base.errors import HostError, MepError, RefusedError
+from mep.daemon.audit import AuditLog
+from mep.daemon.ueps import Uep, Wish
+from mep.wire.privsep import Decision, Failed, UepEvent, cap_text
+from mep.wire.signing import StartClaims
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED_REFUSALS: Final = 256
+_SHOWN_REFUSALS: Final = 20
+
+
+class Outcomes:
+    """One line each: `decided` and `happened` reach the gate; the rest is told here."""
+
+    def __init__(
+        self, *, decided: Callable[[Decision], None], happened: Callable[[UepEvent], None], audit: AuditLog
+    ) -> None:
+        self._decided, self._happened, self._audit = decided, happened, audit
+        self._refused: dict[
+            str, MepError
+        ] = {}  # by command: said again if the gate crashed before it was passed on
+        self.shown: deque[dict[str, str]] = deque(maxlen=_SHOWN_REFUSALS)
+
+    def check_audit(self) -> None:
+        """Raise RefusedError(AUDIT_UNWRITABLE) if what would happen now could not be written down."""
+        if not self._audit.check():
+            raise RefusedError(
+                Code.AUDIT_UNWRITABLE,
+                "This endpoint takes no work at present.",
+                admin_text=f"The audit log {self._audit.path} cannot be written: {self._audit.why}.",
+            )
+
+    def refused(self, request_id: str, error: MepError, claims: StartClaims | None) -> None:
+        """A command is not obeyed. `claims`: None where they are not to be believed."""
+        who = claims.username or claims.sub if claims is not None else "not verified"
+        if claims is not None:
+            self._refused[claims.jti] = error
+            if len(self._refused) > _REMEMBERED_REFUSALS:
+                del self._refused[next(iter(self._refused))]
+        log.warning("request %s (%s): refused: %s", request_id, who, error.for_admin())
+        self._audit.write(
+            "start-refused",
+            request_id=request_id,
+            identity=claims.sub if claims is not None else "",
+            username=who,
+            uep=claims.uep if claims is not None else "",
+            code=error.code.value,
+            why=error.admin_text,
+        )
+        self._show(request_id, error, who)
+        self._decided(
+            Decision(request_id=request_id, verdict="refused", code=error.code.value, user_text=user_text(error))
+        )
+
+    def refused_before(self, token_id: str) -> MepError:
+        """Return the refusal of a command that comes again: the one it got, or that it is old."""
+        return self._refused.get(token_id) or RefusedError(
+            Code.COMMAND_REPLAYED, "This start command was obeyed before."
+        )
+
+    def admitted(self, uep: Uep) -> None:
+        """A user endpoint is about to become its user."""
+        log.info("%s: admitted by %s", uep.describe(), uep.rule)
+        self._audit.write("start-admitted", **_facts(uep), rule=uep.rule)
+        self._decided(Decision(request_id=uep.request_id, verdict="started"))
+
+    def runs_already(self, wish: Wish) -> None:
+        """The command is for a user endpoint that lives: it has the newer credentials now."""
+        self._audit.write(
+            "start-refreshed",
+            request_id=wish.request_id,
+            identity=wish.claims.sub,
+            username=wish.claims.username,
+            uep=wish.claims.uep,
+        )
+        self._decided(Decision(request_id=wish.request_id, verdict="running"))
+
+    def ready(self, uep: Uep) -> None:
+        """It takes tasks."""
+        log.info("%s: ready after %.0f ms", uep.describe(), 1000 * (time.time() - uep.since))
+        self._audit.write("uep-ready", **_facts(uep))
+        self._happened(UepEvent(uep_id=uep.uep_id, request_id=uep.request_id, event="ready"))
+
+    def ended(self, uep: Uep, error: MepError | None) -> None:
+        """Its last process is gone; `error` None: as it should be."""
+        event = "ended" if uep.was_ready else "failed"
+        if error is None:
+            log.info("%s: ended", uep.describe())
+        else:
+            log.warning("%s: %s: %s", uep.describe(), event, error.for_admin())
+            self._show(uep.request_id, error, uep.username)
+        code = error.code.value if error else ""
+        self._audit.write(
+            f"uep-{event}",
+            **_facts(uep),
+            code=code,
+            why=error.admin_text if error else "",
+            tasks_done=uep.tasks_done,
+            seconds=round(time.time() - uep.since, 3),
+        )
+        self._happened(
+            UepEvent(
+                uep_id=uep.uep_id,
+                request_id=uep.request_id,
+                event=event,
+                code=code,
+                user_text=user_text(error) if error else "",
+            )
+        )
+
+    def _show(self, request_id: str, error: MepError, who: str) -> None:
+        self.shown.append(
+            {
+                "at": f"{time.time():.0f}",
+                "request_id": request_id,
+                "identity": who,
+                "code": error.code.value,
+                "text": error.admin_text,
+            }
+        )
+
+
+def user_text(error: MepError) -> str:
+    """Return what the user is told beside the code: what happened, and the next step."""
+    return cap_text(error.user_text + (f" {error.step}" if error.step else ""))
+
+
+def _facts(uep: Uep) -> dict[str, str | int]:
+    return {
+        "request_id": uep.request_id,
+        "identity": uep.subject,
+        "username": uep.username,
+        "user": uep.user,
+        "uid": uep.uid,
+        "pid": uep.pid or uep.child.pid,
+        "uep": uep.uep_id,
+    }
+
+
+def how_it_ended(uep: Uep) -> MepError | None:
+    """Return why it failed or died; None where it ended by itself and well, or was asked to.
+
+    Called once its last process is gone, before its box is given back.
+    """
+    if uep.killed_because is not None:
+        return uep.killed_because
+    oom_kills = uep.box.memory_kills()
+    if uep.failed is not None:
+        return _as_told(uep.failed)
+    ended = uep.ended
+    assert ended is not None
+    if uep.was_ready and (ended.clean or uep.quit_asked):
+        return None
+    if oom_kills and not ended.clean:
+        limit = f" {uep.box.limits.memory / 2**30:g} GiB" if uep.box.limits.memory else ""
+        return HostError(Code.LIMIT_EXCEEDED, f"Your user endpoint was killed: memory limit{limit}.", step="")
+    when = "" if uep.was_ready else " while it started"
+    return HostError(Code.UEP_DIED, f"Your user endpoint ended{when}: {ended}.")
+
+
+def _as_told(failed: Failed) -> MepError:
+    """Its own words: it may be the user's process by now, so the code is checked and the texts are only shown."""
+    try:
+        code = Code(failed.code)
+    except ValueError:
+        code = Code.UEP_DIED
+    return HostError(code, failed.user_text, admin_text=failed.admin_text, step="")
+
+
+def mapping_late(limit_s: float) -> MepError:
+    """Finding out who somebody is took too long."""
+    return RefusedError(
+        Code.MAPPING_TIMEOUT,
+        "The endpoint took too long to find your local account.",
+        admin_text=f"Finding the account took more than {limit_s:g} s.",
+    )
+
+
+def start_late(limit_s: float) -> MepError:
+    """A user endpoint was admitted, and did not become ready."""
+    return HostError(
+        Code.START_TIMEOUT, f"Your user endpoint was not ready within {limit_s:g} s, and was stopped."
+    )
+
+
+def forged(what: str) -> MepError:
+    """A user endpoint said what it may not say."""
+    return HostError(
+        Code.UEP_DIED,
+        "Your user endpoint was stopped because it broke the endpoint's rules.",
+        admin_text=f"A user endpoint {what}; it is killed.",
+    )
+
+
+def stopping() -> MepError:
+    """Nothing is started any more."""
+    return RefusedError(Code.ENDPOINT_STOPPING, "This endpoint is stopping.")
