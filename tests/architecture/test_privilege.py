@@ -26,6 +26,10 @@ PROCESS_EXCEPTIONS: dict[str, tuple[set[str], str]] = {
         {"os.setpgid"},
         "a forked worker leads a group, so that it ends with what it started",
     ),
+    "src/mep/engines/parslpool.py": (
+        {"os.killpg"},
+        "Parsl's local workers end with their user endpoint",
+    ),
     "src/mep/engines/parslquick.py": (
         {"os.dup2", "os.fork", "os.waitpid", "signal.pidfd_send_signal"},
         "the Parsl engine forks its interchange",

@@ -72,6 +72,14 @@ def test_what_the_template_gets_wrong_is_told_with_a_code(
         assert running.wait() == Exit.DATA
 
 
+def test_a_high_assurance_endpoint_encrypts(place: Site, tmp_path: Path) -> None:
+    template = "engine:\n  type: GlobusComputeEngine\n  encrypted: false\n"
+    with user_endpoint(place, tmp_path, template, high_assurance=True, expect_ready=False) as running:
+        heard = running.hear()
+        assert isinstance(heard, Failed)
+        assert "engine.encrypted" in heard.user_text
+
+
 def test_options_against_the_schema_are_told_with_their_path(place: Site, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"nodes": {"type": "integer"}}}
     with user_endpoint(
@@ -143,7 +151,7 @@ def test_told_to_quit_it_finishes_what_runs(place: Site, tmp_path: Path) -> None
     flag = str(tmp_path / "flag")
     with user_endpoint(place, tmp_path, THREADS) as running:
         task_id = place.submit(_blocks, flag)
-        until(lambda: Path(flag).exists(), "the task's start")
+        until(lambda: Path(flag).read_text(), "the task's start")
         running.monitor.send(Quit(grace_s=10))
         time.sleep(0.1)
         Path(flag + ".go").touch()
@@ -155,7 +163,7 @@ def test_what_still_runs_at_the_end_of_the_grace_is_answered_as_lost(place: Site
     flag = str(tmp_path / "flag")
     with user_endpoint(place, tmp_path, PROCESSES) as running:
         runs, waits = place.submit(_blocks, flag), place.submit(int)
-        until(lambda: Path(flag).exists(), "the task's start")
+        until(lambda: Path(flag).read_text(), "the task's start")
         running.monitor.send(Quit(grace_s=0.2))
         assert running.wait() == 0
         result = place.result(runs)
@@ -169,7 +177,7 @@ def test_what_still_runs_at_the_end_of_the_grace_is_answered_as_lost(place: Site
 def test_without_a_monitor_it_leaves_at_once(place: Site, tmp_path: Path) -> None:
     with user_endpoint(place, tmp_path, THREADS) as running:
         place.submit(_blocks, str(tmp_path / "flag"))
-        until(lambda: (tmp_path / "flag").exists(), "the task's start")
+        until(lambda: (tmp_path / "flag").read_text(), "the task's start")
         began = time.monotonic()
         running.monitor.close()
         running.wait(5)
@@ -186,7 +194,7 @@ def test_after_a_kill_started_tasks_fail_others_run_and_each_is_answered_once(
     flag = str(tmp_path / "flag")
     with user_endpoint(place, tmp_path, template) as running:
         started = place.submit(_blocks, flag)
-        until(lambda: Path(flag).exists(), "the task's start")
+        until(lambda: Path(flag).read_text(), "the task's start")
         buffer = task_buffer(int)
         waiting = [place.submit_buffer(buffer) for _ in range(50)]
         until(lambda: place.queued() == 0, "their delivery")
@@ -207,7 +215,7 @@ def test_with_retry_lost_tasks_a_started_task_runs_again(place: Site, tmp_path: 
     template = PROCESSES + "retry_lost_tasks: true\n"
     with user_endpoint(place, tmp_path, template) as running:
         task_id = place.submit(_blocks, flag)
-        until(lambda: Path(flag).exists(), "the task's start")
+        until(lambda: Path(flag).read_text(), "the task's start")
         running.kill(signal.SIGKILL)
         running.wait()
     Path(flag + ".go").touch()
@@ -250,7 +258,7 @@ def test_a_full_disk_takes_no_more_tasks_and_answers_what_runs(place: Site, tmp_
     flag = str(tmp_path / "flag")
     with user_endpoint(place, tmp_path, THREADS) as running:
         runs = place.submit(_blocks, flag)
-        until(lambda: Path(flag).exists(), "the task's start")
+        until(lambda: Path(flag).read_text(), "the task's start")
         limit = (tmp_path / "journal").stat().st_size + 100
         _limit_file_size(running.pid, limit)
         waits = place.submit(lambda: 9)

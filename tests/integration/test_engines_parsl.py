@@ -122,6 +122,18 @@ def test_a_block_that_cannot_start_fails_the_tasks_in_its_own_words(place: Site,
         assert running.wait() == 0  # a next start command gets a fresh one
 
 
+def test_workers_come_for_the_first_task_and_end_with_a_killed_user_endpoint(place: Site, tmp_path: Path) -> None:
+    with user_endpoint(place, tmp_path, PARSL.replace("init_blocks: 1", "init_blocks: 0")) as running:
+        time.sleep(0.5)  # a poll without work
+        began = time.monotonic()
+        assert place.run(int, timeout_s=60) == 0
+        print(f"first result without a block: {time.monotonic() - began:.2f} s")
+        assert len(_of(running)) >= 3
+        running.kill(9)
+        running.wait()
+        until(lambda: not _of(running), "the end of every process of it", timeout_s=2)
+
+
 def test_an_option_that_parsl_refuses_is_named(place: Site, tmp_path: Path) -> None:
     template = PARSL.replace("max_workers_per_node: 2", "max_workers_per_node: many")
     with user_endpoint(place, tmp_path, template, expect_ready=False) as running:

@@ -54,6 +54,11 @@ def prepare(launch: Launch) -> Plan:
         includes=launch.template_includes,
     )
     config = load_user_endpoint_config(text, source=f"{launch.template_source}, rendered")
+    if launch.high_assurance and not getattr(config.engine, "encrypted", True):
+        raise InputError(
+            Code.CONFIG_INVALID,
+            f"{launch.template_source}: engine.encrypted is false; a high-assurance endpoint must encrypt.",
+        )
     return Plan(config, text, start.kwargs.amqp_creds)
 
 

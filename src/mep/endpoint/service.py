@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _CONNECT_WITHIN_S = 120.0
 _TERM_GRACE_S = 8.0
+#: Heartbeats without a consumer and without a task at hand, after which a fresh one may do better.
+_DEAF_BEATS = 10
 LOCK_WAIT_S = 10.0  # for one of the same id that is just leaving
 _GOODBYE_S = 3.0
 _GOODBYE_ALONE_S = 0.3  # without a monitor: whoever killed it wants us gone
@@ -66,6 +68,7 @@ class UserEndpoint:
         )
         self._beat_timer: asyncio.TimerHandle | None = None
         self._goodbye_s = _GOODBYE_S
+        self._deaf_beats = 0
         self._countdown = ""
 
     async def run(self) -> int:
@@ -117,7 +120,7 @@ class UserEndpoint:
         raise ServiceError(
             Code.BROKER_REFUSED if refused else Code.BROKER_UNREACHABLE,
             f"The user endpoint had no connection to the broker within {_CONNECT_WITHIN_S:.0f} s: "
-            f"{state.detail or self._tasks.refusal or state.state}",
+            f"{state.detail or self._tasks.trouble or state.state}",
         )
 
     # ---- signs of life ----
@@ -125,7 +128,11 @@ class UserEndpoint:
     def _beat(self, *, first: bool = False) -> None:
         self._beat_timer = asyncio.get_running_loop().call_later(self._period_s, self._beat)
         verdict = self._idle.beat(self._tasks.outstanding)
+        self._deaf_beats = 0 if self._tasks.consuming else self._deaf_beats + 1
         self._report(active=True)
+        if self._deaf_beats >= _DEAF_BEATS and not self._tasks.outstanding:
+            self._want_out(f"no tasks from the broker for {_DEAF_BEATS} heartbeats: {self._tasks.trouble}", 0.0)
+            return
         if verdict.leave:
             why = f"no task or result moved for {self._plan.config.idle_heartbeats_hard} heartbeats"
             self._want_out(why if verdict.hard else "idle", 0.0)

@@ -56,8 +56,20 @@ class Tasks:
         self._stopping = False
         self._quiet: asyncio.Future[None] | None = None
         self.done = 0
-        self.refusal = ""  # why the broker does not give us the queue
-        self.trouble = ""  # for reports and `mep status`
+        self._refusal = ""  # why the broker does not give us the queue
+        self._full = ""  # why the journal takes no more
+
+    @property
+    def consuming(self) -> bool:
+        """Tell whether the broker gives us tasks."""
+        return self._consumer is not None and self._consumer.consuming
+
+    @property
+    def trouble(self) -> str:
+        """Return why no tasks are taken, for reports and `mep status`; "" if they are."""
+        if self._full:
+            return self._full
+        return "" if self.consuming or not self._refusal else f"no tasks: {self._refusal}"
 
     @property
     def outstanding(self) -> int:
@@ -124,7 +136,8 @@ class Tasks:
         self._consumer = self._links.consume(self._on_delivery, prefetch=_PREFETCH, on_refused=self._on_refused)
 
     def _on_refused(self, why: str) -> None:
-        self.refusal = why
+        self._refusal = why
+        self._on_trouble()
 
     def _on_delivery(self, delivery: Delivery) -> None:
         consumer = self._consumer
@@ -171,7 +184,7 @@ class Tasks:
 
     def _on_full(self, why: str) -> None:
         """With no room for the journal nothing more is taken; what runs is still answered."""
-        self.trouble = f"{Code.JOURNAL_FULL.value}: {why}" if why else ""
+        self._full = f"{Code.JOURNAL_FULL.value}: {why}" if why else ""
         if why and self._consumer is not None:
             self._unacked = None
             consumer, self._consumer = self._consumer, None

@@ -16,6 +16,7 @@ from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.config.engines import ParslEngine
 from mep.engines.containers import in_container
+from mep.engines.parslpool import OWNER
 from mep.engines.parslquick import QuickHighThroughputExecutor, QuickMPIExecutor
 
 Executor = QuickHighThroughputExecutor | QuickMPIExecutor
@@ -55,7 +56,7 @@ def build_executor(config: ParslEngine, *, run_dir: str) -> Executor:
     executor.interchange_launch_cmd = [sys.executable, "-m", "parsl.executors.high_throughput.interchange"]
     executor._check_python_mismatch = False
     if here and not config.provider.get("worker_init") and "launch_cmd" not in options:
-        pool = f"{shlex.quote(sys.executable)} -m mep.engines.parslpool"
+        pool = f"env {OWNER}={os.getpid()} {shlex.quote(sys.executable)} -m mep.engines.parslpool"
         executor.launch_cmd = executor.launch_cmd.replace("process_worker_pool.py", pool, 1)
     executor.launch_cmd = in_container(config, executor.launch_cmd, run_dir=run_dir)
     return executor

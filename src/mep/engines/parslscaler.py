@@ -21,6 +21,7 @@ from parsl.jobs.strategy import Strategy
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_WITHIN_S = 5.0
+_CANCEL_WITHIN_S = 0.3  # local blocks are killed after that: their tasks have had their time
 
 
 class InterchangeDied(Exception):
@@ -121,7 +122,7 @@ class Scaler:
         groups = _local_groups(executor.provider)
         if jobs:
             executor.provider.cancel(jobs)
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + _CANCEL_WITHIN_S
         while groups and time.monotonic() < deadline:
             groups = {group for group in groups if _exists(group)}
             time.sleep(0.02)
