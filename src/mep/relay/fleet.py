@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
@@ -58,7 +59,7 @@ class Uep:
         "period_s",
         "quiet",
         "record",
-        "request_id",
+        "requests",
         "settling",
         "state",
         "timer",
@@ -75,7 +76,7 @@ class Uep:
         self.period_s = record.period_s
         self.timer: asyncio.TimerHandle | None = None
         self.checked = 0.0  # when its consumer was last looked for; monotonic
-        self.request_id = ""  # of the last start command
+        self.requests: deque[str] = deque(maxlen=8)  # of the last start commands, the latest last
         self.doubt: asyncio.TimerHandle | None = None  # until its missing consumer is looked for again
         self.inflight = 0  # submits between "stored" and "published"
         self.quiet: asyncio.Event | None = None  # set when inflight falls to 0

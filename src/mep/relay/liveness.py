@@ -265,7 +265,7 @@ class Liveness:
             log.info("user endpoint %s: notice ignored, it is up: %.200s", uep.id, facts["error"])
             return
         about = facts.get("request_id")
-        if uep.state == STARTING and about and uep.request_id and about != uep.request_id:
+        if uep.state == STARTING and about in list(uep.requests)[:-1]:
             log.info("user endpoint %s: notice ignored, it is about an earlier start: %s", uep.id, about)
             return
         self._starts.failed(uep, str(facts.get("error_code") or ""), str(facts["error"]))

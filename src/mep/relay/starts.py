@@ -87,7 +87,8 @@ class Starts:
         self._fleet.spawn(self._command(uep, request_id or new_id()), name=f"start {uep.id}")
 
     async def _command(self, uep: Uep, request_id: str) -> None:
-        record, uep.request_id = uep.record, request_id
+        record = uep.record
+        uep.requests.append(request_id)
         try:
             identity = await self._fleet.store.read(lambda c: accounts.find_identity(c, record.identity_id))
             if identity is None:
