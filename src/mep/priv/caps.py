@@ -10,7 +10,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.priv import syscalls
 
-_CAPABILITY_LINES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
+_CAPABILITY_LINES = (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb")
 
 
 def drop_bounding_set() -> None:
@@ -44,15 +44,15 @@ def read_credentials() -> Credentials:
     Privilege: none.
     """
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            fields = dict(line.rstrip("\n").split(":", 1) for line in status)
+        with open("/proc/self/status", "rb", 0) as status:
+            fields = dict(line.split(b":", 1) for line in status.read().splitlines())
         return Credentials(
-            uids=tuple(map(int, fields["Uid"].split())),
-            gids=tuple(map(int, fields["Gid"].split())),
-            groups=frozenset(map(int, fields["Groups"].split())),
+            uids=tuple(map(int, fields[b"Uid"].split())),
+            gids=tuple(map(int, fields[b"Gid"].split())),
+            groups=frozenset(map(int, fields[b"Groups"].split())),
             capabilities=_union(fields),
-            bounding=int(fields["CapBnd"], 16),
-            no_new_privs=fields["NoNewPrivs"].strip() == "1",
+            bounding=int(fields[b"CapBnd"], 16),
+            no_new_privs=fields[b"NoNewPrivs"].strip() == b"1",
         )
     except (OSError, KeyError, ValueError) as error:
         raise HostError(
@@ -62,7 +62,7 @@ def read_credentials() -> Credentials:
         ) from None
 
 
-def _union(fields: dict[str, str]) -> int:
+def _union(fields: dict[bytes, bytes]) -> int:
     union = 0
     for name in _CAPABILITY_LINES:
         union |= int(fields[name], 16)
