@@ -23,7 +23,7 @@ _FORK_FAILURES_PER_TASK = 10
 
 
 class ProcessPoolEngine:
-    """At most `workers` workers, each forked when there is something for it to do and no other is idle."""
+    """At most `workers` workers; after the first, each is forked when there is work and no other is idle."""
 
     kind = "ProcessPoolEngine"
 
@@ -60,7 +60,11 @@ class ProcessPoolEngine:
         )
 
     async def start(self) -> None:
-        """Nothing yet: the first worker is forked for the first call."""
+        """Fork the first worker now, while others wait for the broker: the first call finds it ready."""
+        try:
+            self._idle.append(self._fork())
+        except OSError as error:
+            log.error("cannot fork a worker: %s", error.strerror)
 
     def submit(self, call: Call) -> None:
         refusal = refuse_resources(call, self.kind)
