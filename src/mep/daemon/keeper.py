@@ -13,10 +13,11 @@ from typing import Any, Final
 from mep.admit.rules import Running, check_load
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
+from mep.daemon.childchannel import ChildChannel
 from mep.daemon.loop import Loop
 from mep.daemon.outcomes import Outcomes, forged, how_it_ended, mapping_late, start_late, stopping
 from mep.daemon.settings import Endpoint
-from mep.daemon.ueps import Reaper, Uep, Wish, channel_over
+from mep.daemon.ueps import Reaper, Uep, Wish
 from mep.priv import clone
 from mep.priv.box import Box
 from mep.wire import privsep
@@ -155,7 +156,7 @@ class Keeper:
             token_ids=deque([claims.jti], maxlen=_REMEMBERED_COMMANDS),
             child=child,
             box=box,
-            channel=channel_over(ours),
+            channel=ChildChannel(ours),
         )
         uep.command = wish
         self._ueps[uep.uep_id] = uep

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mep.base.errors import MepError
+from mep.daemon.childchannel import ChildChannel
 from mep.daemon.loop import PRIORITY, Loop, Timer
 from mep.priv import clone
 from mep.priv.box import Box
 from mep.priv.clone import Child, Ended
 from mep.wire.control import UepStatus
-from mep.wire.privsep import Channel, ChildToMonitor, Failed, MonitorToChild
+from mep.wire.privsep import Failed
 from mep.wire.signing import StartClaims
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Uep:
     token_ids: deque[str]
     child: Child
     box: Box
-    channel: Channel[MonitorToChild, ChildToMonitor]
+    channel: ChildChannel
     state: str = "mapping"
     since: float = field(default_factory=time.time)
     user: str = ""
@@ -147,10 +147,5 @@ class Reaper:
 
     def _gone(self, uep: Uep) -> None:
         uep.state = "gone"
+        uep.channel.hang_up()  # somebody outside the box may hold the other end: last words are finite
         self._all_gone(uep)
-
-
-def channel_over(sock: socket.socket) -> Channel[MonitorToChild, ChildToMonitor]:
-    """Return the monitor's end of a child's socket. It never blocks: who does not read, misses it."""
-    sock.settimeout(0.0)
-    return Channel(sock, ChildToMonitor)
