@@ -160,3 +160,43 @@ def test_limits_reach_the_user_process(endpoint: MakeEndpoint, sdk_env: SdkEnv) 
     with by_source(site.id) as executor:
         memory, processes = executor.submit(see_limits).result(WAIT_S)
     assert (memory, processes) == (3 * 2**30, 300), "no controller is delegated on this machine: rlimits stand in"
+
+
+def see_interpreter() -> dict[str, Any]:
+    """Runs in the user endpoint."""
+    import os
+    import sys
+    from pathlib import Path
+
+    title = Path("/proc/self/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return {"exe": os.readlink("/proc/self/exe"), "prefix": sys.prefix, "uids": os.getresuid(), "title": title}
+
+
+def test_a_fresh_interpreter_where_the_site_wants_one(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint("fresh", config={"spawn": "exec"})
+    (site.directory / "user_environment.yaml").write_text(f"PYTHONPATH: {os.environ.get('PYTHONPATH', '')}\n")
+    until(lambda: "user_environment.yaml: the change is in force" in site.log_text(), "the environment is read")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        seen = executor.submit(see_interpreter).result(WAIT_S)
+        pid = executor.submit(process_id).result(WAIT_S)
+    assert seen["uids"] == (20001,) * 3
+    assert [uep["pid"] for uep in site.user_endpoints()] == [pid]
+    assert "alice" in seen["title"]
+
+
+def test_another_mep_on_the_users_path_is_the_one_that_runs(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    folder = open_dir / "other" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "mep").write_text("#!/bin/sh\n")
+    (folder / "python3").write_text("#!/bin/sh\nexit 3\n")
+    (folder / "mep").chmod(0o755)
+    site = endpoint("other", start=False)
+    (site.directory / "user_environment.yaml").write_text(f"PATH: {folder}:/usr/bin:/bin\n")
+    site.start()
+    sdk_env("alice@example.org")
+    text = refusal(site)
+    assert "INTERPRETER_UNREADABLE" in text
+    assert f"{folder}/python3" in text
