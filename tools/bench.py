@@ -1,6 +1,6 @@
 """./dev bench: ours against stock, same relay, same run. One JSON line per row, then a table.
 
-    ./dev bench [--quick] [--only ROW[,ROW]] [--no-stock] [--json]
+    ./dev bench [--quick] [--only ROW[,ROW]] [--no-stock] [--json] [--realtime]
 
 Runs in the sandbox of throw-away users (tools/sandbox.py), where everything it starts ends with it.
 """
@@ -50,7 +50,9 @@ def main(argv: list[str]) -> int:
         return 2
     wanted = arguments.only.split(",") if arguments.only else [row.name for row in ROWS]
     kinds = ["mep"] if arguments.no_stock else ["mep", "stock"]
-    description = bench_probe.machine()
+    if arguments.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # all that is started here inherits it
+    description = bench_probe.machine() | {"realtime": arguments.realtime}
     print(json.dumps({"machine": description}), flush=True)
     results = []
     with rig(kinds) as made:
@@ -74,6 +76,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="ROW[,ROW]", default="", help="measure these rows alone")
     parser.add_argument("--no-stock", action="store_true", help="measure ours alone")
     parser.add_argument("--json", action="store_true", help="print the JSON lines and no table")
+    parser.add_argument(
+        "--realtime", action="store_true", help="take precedence over whatever else runs (both sides do)"
+    )
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.only.split(",") if name and name not in names]
     if unknown:
