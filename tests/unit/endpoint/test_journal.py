@@ -9,6 +9,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
@@ -141,6 +143,20 @@ def test_a_full_disk_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         journal.write(accepted("a"))
     assert caught.value.code is Code.JOURNAL_FULL
     journal.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(garbage=st.binary(max_size=200))
+def test_whatever_is_in_the_file_it_can_be_opened(
+    tmp_path_factory: pytest.TempPathFactory, garbage: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "journal"
+    filled(path, accepted("a")).close()
+    with path.open("ab") as file:
+        file.write(garbage)
+    assert reread(path)[0] == accepted("a")
+    path.write_bytes(garbage)
+    reread(path)
 
 
 def test_a_second_process_cannot_have_it(path: Path) -> None:
