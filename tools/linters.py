@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -28,14 +29,15 @@ def commands(root: Path) -> dict[str, list[str]]:
 
 def shell_files(root: Path) -> list[str]:
     """Return the shell scripts of the checkout, by their first line, relative to it."""
-    listed = subprocess.run(
-        ["git", "-c", f"safe.directory={root}", "ls-files", "-z", "-co", "--exclude-standard"],
-        cwd=root,
-        capture_output=True,
-        check=False,
-    )
-    names = [name for name in listed.stdout.decode().split("\0") if name] if listed.returncode == 0 else []
-    names = names or ["dev", ".ci/run"]  # an exported tree has no git
+    names = ["dev", ".ci/run"]  # an exported tree has no git, nor need the machine
+    if (root / ".git").exists() and shutil.which("git") is not None:
+        listed = subprocess.run(
+            ["git", "-c", f"safe.directory={root}", "ls-files", "-z", "-co", "--exclude-standard"],
+            cwd=root,
+            capture_output=True,
+            check=True,
+        )
+        names = [name for name in listed.stdout.decode().split("\0") if name]
     return sorted(name for name in names if _is_shell(root / name))
 
 
