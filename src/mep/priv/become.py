@@ -11,7 +11,7 @@ import pyprctl
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
-from mep.priv import caps, fds
+from mep.priv import caps, fds, syscalls
 
 _SIGKILL = 9
 _WAYS_BACK: tuple[Callable[[], None], ...] = (
@@ -69,6 +69,7 @@ def become_user(user: User, terms: Terms) -> None:
         caps.drop_all()
         if not terms.setuid_programs:
             pyprctl.set_no_new_privs()
+            syscalls.join_new_session_keyring()  # with PAM on, the session process has done so
     except OSError as error:
         raise _not_dropped(f"uid {user.uid}: {error}") from None
     _prove(user, terms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from typing import Final
 
 # PyDLL keeps the interpreter lock: nothing else may run between a clone and its return.
@@ -14,6 +15,8 @@ CLONE_PIDFD: Final = 0x1000
 CLONE_CHILD_CLEARTID: Final = 0x00200000
 CLONE_CHILD_SETTID: Final = 0x01000000
 CLONE_INTO_CGROUP: Final = 0x2_0000_0000
+_SYS_KEYCTL: Final = {"x86_64": 250, "ppc64le": 271, "s390x": 280}.get(platform.machine(), 219)
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _PR_CAPBSET_DROP: Final = 24
 _PR_GET_TID_ADDRESS: Final = 40
 _PR_CAP_AMBIENT: Final = 47
@@ -93,3 +96,15 @@ def clear_ambient_capabilities() -> None:
     if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))
+
+
+def join_new_session_keyring() -> None:
+    """Leave the session keyring that was inherited, with whatever keys are in it, for a new and empty one.
+
+    OSError as the kernel says, but not where there are no keyrings, or a filter forbids them: that filter is
+    inherited as well. Privilege: none.
+    """
+    if libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
+        errno = ctypes.get_errno()
+        if errno not in (1, 38):  # EPERM, ENOSYS
+            raise OSError(errno, os.strerror(errno))
