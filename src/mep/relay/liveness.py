@@ -11,6 +11,7 @@ from typing import Any
 
 from mep.base.codes import Code
 from mep.base.errors import InputError
+from mep.base.ids import is_uuid
 from mep.relay.amqp import Incoming, RelayBroker
 from mep.relay.endings import Endings
 from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Core, Fleet, Uep
@@ -23,6 +24,8 @@ from mep.wire.limits import MAX_REPORT_BYTES
 
 log = logging.getLogger(__name__)
 
+_MAX_TEXT_CHARS = 16_384  # of a failed start: each waiting task gets it
+_MAX_PERIOD_S = 86_400.0
 _REPORTS_PER_S = 5.0  # per user endpoint
 _AGAIN_S = 0.3  # before a user endpoint that ended with work left is started again; doubles with each try
 _CHECK_AGAIN_S = 1.5  # a consumer that is missing may be reconnecting
@@ -55,14 +58,18 @@ class Liveness:
         """One report. `sender` is vouched for by the broker: an endpoint may speak for its user endpoints, anybody
         else only for itself."""
         about, facts = report.endpoint_id, report.global_state
-        if sender in self._fleet.cores and about == sender:
-            self._core_report(self._fleet.cores[sender], facts)
+        core = self._fleet.cores.get(sender)
+        if core is not None and about == sender:
+            self._core_report(core, facts)
+            return
+        if (core is None and about != sender) or not is_uuid(about):
+            log.warning("report of %s about %.40s ignored: not its own", sender, about)
             return
         if not self._limit.allows(about):
             return  # nobody needs to report this often; each report costs a look at the queue, or a line of log
         uep = self._fleet.ueps.get(about)
         if uep is None:
-            self._fleet.spawn(self._recall(sender, report), name=f"recall {about[:40]}")
+            self._fleet.spawn(self._recall(sender, report), name=f"recall {about}")
         elif sender not in (uep.id, uep.core.id):
             log.warning("report of %s about %s ignored: not its own", sender, about)
         elif facts.get("error") is not None and not facts.get("active"):
@@ -238,7 +245,7 @@ class Liveness:
     def _ended(self, uep: Uep, ended: object) -> None:
         code = ended.get("code") if isinstance(ended, dict) else ""
         if code:
-            log.warning("user endpoint %s ended: %s", uep.id, code)
+            log.warning("user endpoint %s ended: %.40s", uep.id, code)
         if uep.state == STARTING and not code:
             return  # the goodbye of the one before: a start command is under way, and the endpoint honours it
         self._over(uep)
@@ -268,11 +275,15 @@ class Liveness:
         if uep.state == STARTING and about in list(uep.requests)[:-1]:
             log.info("user endpoint %s: notice ignored, it is about an earlier start: %s", uep.id, about)
             return
-        self._starts.failed(uep, str(facts.get("error_code") or ""), str(facts["error"]))
+        code, text = str(facts.get("error_code") or "")[:100], str(facts["error"])[:_MAX_TEXT_CHARS]
+        self._starts.failed(uep, code, text)
 
 
 _FACTS = ("total_workers", "idle_workers", "pending_tasks", "outstanding_tasks", "managers")
 
 
 def _number(value: object, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
+    """Return a heartbeat period; what is none, or absurd, is not believed."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_PERIOD_S:
+        return otherwise
+    return float(value)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from mep.base.codes import Code, next_step
 from mep.base.errors import InputError, ServiceError
+from mep.base.ids import is_uuid
 from mep.relay import metrics
 from mep.relay.amqp import Incoming, RelayBroker
 from mep.relay.store import Store
@@ -129,8 +130,8 @@ class Results:
         self, message: Incoming, why: str, task_id: str = "", *, code: Code = Code.TASK_FAILED
     ) -> Arrived | None:
         task_id = task_id or str(message.headers.get(envelope.HEADER_TASK, "")) or _task_id_in(message.body)
-        log.warning("an unusable result of %s for task %s: %s", message.sender, task_id or "?", why)
-        if not task_id:
+        log.warning("an unusable result of %s for task %.40s: %s", message.sender, task_id or "?", why)
+        if not is_uuid(task_id):
             return None
         text = f"{code}: The endpoint sent an unusable result: {why}. {next_step(code).user}"
         again = message.redelivered or task_id in self._owed
@@ -154,7 +155,7 @@ class Results:
             self._on_settled(uep_id, count)
         for (sender, verdict), tasks in ignored.items():  # one line, however many: nobody floods the log
             what = "tasks that are not its own" if verdict == "forged" else "unknown tasks"
-            log.warning("%s sent results for %d %s: ignored (%s, ...)", sender, len(tasks), what, tasks[0])
+            log.warning("%s sent results for %d %s: ignored (%.40s, ...)", sender, len(tasks), what, tasks[0])
 
     async def _forward(self, arrived: Sequence[Arrived], verdicts: Sequence[Stored]) -> None:
         """Hand new results to the queues of their groups; returns when the broker has them."""
