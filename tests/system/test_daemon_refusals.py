@@ -161,49 +161,6 @@ def test_a_home_that_cannot_be_used_is_named(
     assert f"/home/{user}" in text
 
 
-def test_limits_of_user_endpoints(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
-    site = endpoint(config={"max_user_endpoints": 3, "max_user_endpoints_per_user": 2})
-    sdk_env("alice@example.org")
-    running = []
-    for number in (1, 2):
-        executor = by_source(site.id, user_endpoint_config={"n": number})
-        executor.submit(process_id).result(WAIT_S)
-        running.append(executor)
-    assert "USER_LIMIT_REACHED" in refusal(site, user_endpoint_config={"n": 3})
-    sdk_env("bob@example.org")
-    with by_source(site.id) as executor:
-        executor.submit(process_id).result(WAIT_S)
-        assert "ENDPOINT_FULL" in refusal(site, user_endpoint_config={"n": 4})
-    for executor in running:
-        executor.shutdown()
-
-
-def test_draining_takes_nobody_new_and_lets_the_others_work(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
-    site = endpoint()
-    sdk_env("alice@example.org")
-    with by_source(site.id) as executor:
-        first = executor.submit(process_id).result(WAIT_S)
-        assert "draining" in site.mep("drain", site.name).stdout
-        assert site.status()["state"] == "draining"
-        assert executor.submit(process_id).result(WAIT_S) == first
-    sdk_env("bob@example.org")
-    assert "ENDPOINT_DRAINING" in refusal(site)
-    site.mep("drain", site.name, "--off")
-    with by_source(site.id, user_endpoint_config={"again": 1}) as executor:
-        executor.submit(process_id).result(WAIT_S)
-
-
-def test_one_users_endpoints_can_be_stopped(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
-    site = endpoint()
-    for who in ("alice", "bob"):
-        sdk_env(f"{who}@example.org")
-        with by_source(site.id) as executor:
-            executor.submit(process_id).result(WAIT_S)
-    assert "NOT_FOUND" in site.mep("stop-user", site.name, "carol", check=False).stderr
-    site.mep("stop-user", site.name, "alice")
-    until(lambda: [u["user"] for u in site.user_endpoints()] == ["bob"], "only bob's is left")
-
-
 def test_without_root_only_the_owner_is_served(
     endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,20 @@ class EndpointConfig(Settings):
         return str(named.relay)
 
 
+#: Settings that are in force as soon as config.yaml changes: who may, and how many. The others wait for a start.
+LIVE_SETTINGS: Final = (
+    "allowed_functions",
+    "min_uid",
+    "denied_users",
+    "denied_groups",
+    "allowed_users",
+    "allowed_groups",
+    "max_user_endpoints",
+    "max_user_endpoints_per_user",
+    "start_rate_per_user",
+)
+
+
 def load_endpoint_config(text: str, *, source: str) -> EndpointConfig:
     """Return the settings in config.yaml's `text`; `source` names the file in messages.
 

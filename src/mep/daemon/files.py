@@ -1,4 +1,5 @@
-"""The endpoint's files that are read again when they change: template, schema, environment, identity mapping.
+"""The endpoint's files that are read again when they change: template, schema, environment, identity mapping, and
+of config.yaml who may and how many.
 
 A broken file never takes effect: the last good one stays in force, one log line and `mep status` say so.
 """
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from mep.base.codes import Code
 from mep.base.errors import InputError, MepError
+from mep.config.endpoint import LIVE_SETTINGS, EndpointConfig, load_endpoint_config
 from mep.config.environment import load_user_environment
 from mep.config.paths import EndpointPaths
 from mep.daemon.settings import Parts
@@ -40,10 +42,11 @@ class Template:
 class _Live(Generic[T]):
     """One file: its value now, and what is wrong with the newest version, if anything."""
 
-    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+    def __init__(self, path: Path, read: Callable[[Path], T], value: T | None = None) -> None:
         self.path = path
         self._read = read
-        self.value = read(path)  # at the start there is no last good one: errors are the caller's
+        # At the start there is no last good one: errors are the caller's.
+        self.value = read(path) if value is None else value
         self.broken: FileStatus | None = None
 
     def reload(self) -> bool:
@@ -68,24 +71,33 @@ class LiveFiles:
     """All of them. As root, only those are read that nobody else can have written."""
 
     def __init__(
-        self, paths: EndpointPaths, *, endpoint_id: str, privileged: bool, mapping_timeout_s: float, parts: Parts
+        self, paths: EndpointPaths, *, endpoint_id: str, privileged: bool, config: EndpointConfig, parts: Parts
     ) -> None:
         """Read all; InputError and HostError name the file at fault. Privilege: read access to them.
 
         `privileged`: the endpoint maps identities, so a mapping must be there, and what steers root is checked.
+        `config`: config.yaml as it was read at the start.
         """
         self._parts = parts
         self._privileged = privileged
         self._endpoint_id = endpoint_id
-        self._mapping_timeout_s = mapping_timeout_s
+        self._mapping_timeout_s = config.mapping_timeout_s
+        self._started_with = config
+        self._waiting: FileStatus | None = None
         self._paths = paths
         self._template = _Live(paths.template, self._read_template)
         self._schema = _Live(paths.schema, self._read_schema)
         self._environment = _Live(paths.environment, self._read_environment)
         self._mapping = _Live(paths.mapping, self._read_mapping) if privileged else None
-        self._all: tuple[_Live[Any], ...] = tuple(
-            live for live in (self._template, self._schema, self._environment, self._mapping) if live is not None
-        )
+        self._config = _Live(paths.config, self._read_config, config)
+        files = (self._config, self._template, self._schema, self._environment, self._mapping)
+        self._all: tuple[_Live[Any], ...] = tuple(live for live in files if live is not None)
+
+    @property
+    def config(self) -> EndpointConfig:
+        """The settings in force: those of the start, and the live ones as the file has them now."""
+        live = {name: getattr(self._config.value, name) for name in LIVE_SETTINGS}
+        return self._started_with.model_copy(update=live)
 
     @property
     def template(self) -> Template:
@@ -105,11 +117,12 @@ class LiveFiles:
 
     @property
     def broken(self) -> list[FileStatus]:
-        return [live.broken for live in self._all if live.broken is not None]
+        broken = [live.broken for live in self._all if live.broken is not None]
+        return broken + ([self._waiting] if self._waiting is not None else [])
 
     def paths(self) -> list[Path]:
         """Return every file that is worth watching."""
-        return [live.path for live in self._all] + [self._paths.template_fallback, self._paths.config]
+        return [live.path for live in self._all] + [self._paths.template_fallback]
 
     def reload(self) -> bool:
         """Read all again; True if what the relay was told at registration has changed."""
@@ -117,12 +130,30 @@ class LiveFiles:
         for live in self._all:
             if id(live) in changed:
                 log.info("%s: the change is in force", live.path)
-        return id(self._template) in changed or id(self._schema) in changed
+        if id(self._config) in changed:
+            self._tell_what_waits()
+        return bool(changed & {id(self._template), id(self._schema), id(self._config)})
+
+    def _tell_what_waits(self) -> None:
+        """Name the settings that changed in config.yaml and take effect at the next start only."""
+        new, old = self._config.value, self._started_with
+        names = [
+            n for n in type(new).model_fields if n not in LIVE_SETTINGS and getattr(new, n) != getattr(old, n)
+        ]
+        if not names:
+            self._waiting = None
+            return
+        text = f"{self._config.path}: {', '.join(names)}: in force from the next start on."
+        log.warning("%s", text)
+        self._waiting = FileStatus(path=str(self._config.path), error=text, since=time.time())
 
     # ---- one reader per file ----
 
     def _text(self, path: Path) -> str:
         return read_trusted(path) if self._privileged else read_own(path)
+
+    def _read_config(self, path: Path) -> EndpointConfig:
+        return load_endpoint_config(self._text(path), source=str(path))
 
     def _read_template(self, path: Path) -> Template:
         if not path.exists() and self._paths.template_fallback.exists():

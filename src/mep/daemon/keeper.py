@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mep.admit.rules import Running, check_load
+from mep.admit.rules import LoadRules, Running, check_load
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.daemon.childchannel import ChildChannel
@@ -37,7 +37,7 @@ class Ties:
     """What the keeper needs from its surroundings.
 
     `fork`: fork the request process of a wish into a box. `obeyed`: the command is final, remember it.
-    `empty`: the last user endpoint is gone.
+    `empty`: the last user endpoint is gone. `rules`: who may and how many, as config.yaml has it now.
     """
 
     make_box: Callable[[str], Box]
@@ -45,6 +45,7 @@ class Ties:
     outcomes: Outcomes
     obeyed: Callable[[Wish], None]
     empty: Callable[[], None]
+    rules: Callable[[], LoadRules]
 
 
 class Keeper:
@@ -134,7 +135,7 @@ class Keeper:
             raise stopping()
         self._outcomes.check_audit()
         if self.draining:
-            check_load([], "", self._config, draining=True)
+            check_load([], "", self._ties.rules(), draining=True)
         claims = wish.claims
         box = self._ties.make_box(f"uep-{claims.uep}")
         ours, theirs = privsep.channel_pair()
@@ -209,7 +210,8 @@ class Keeper:
         try:
             if self.stopping:
                 raise stopping()
-            check_load(others, message.user, self._config, draining=self.draining, recent_starts=recent, now=now)
+            rules = self._ties.rules()
+            check_load(others, message.user, rules, draining=self.draining, recent_starts=recent, now=now)
         except MepError as refusal:
             self._kill(uep, refusal)
             return

@@ -69,10 +69,9 @@ class Monitor:
             endpoint.paths,
             endpoint_id=self._state.endpoint_id,
             privileged=endpoint.privileged,
-            mapping_timeout_s=endpoint.config.mapping_timeout_s,
+            config=endpoint.config,
             parts=parts,
         )
-        self._config_dump = endpoint.config.model_dump(mode="json")
         self._loop = Loop()
         self._shelter = Shelter(self._loop, self._state, name=self._name, unique=str(endpoint.paths.state_dir))
         config = endpoint.config
@@ -105,6 +104,7 @@ class Monitor:
                 outcomes=self._outcomes,
                 obeyed=lambda wish: self._state.remember_command(wish.claims.jti, wish.claims.exp + 400),
                 empty=self._all_gone,
+                rules=lambda: self._files.config,
             ),
         )
         self._gate = Gatekeeper(
@@ -130,7 +130,7 @@ class Monitor:
     def run(self) -> int:
         """Serve until stopped; returns the exit status. Privilege: root for a multi-user endpoint."""
         self._gate.start()
-        self._parts.preload()
+        self._parts.preload(self._files.template.text, self._files.schema, self._endpoint.config.model_dump(mode="json"))
         self._control = ControlServer(
             self._loop, self._endpoint.paths.control_socket, self._verbs(), owner_uid=self._endpoint.owner.uid
         )
@@ -237,7 +237,7 @@ class Monitor:
             template_source=template.source,
             includes=template.includes,
             schema=self._files.schema,
-            endpoint_config=self._config_dump,
+            config=self._files.config,
             environment=self._files.environment,
             endpoint=self._endpoint,
             boot=self._parts.boot,
@@ -265,7 +265,7 @@ class Monitor:
             self._gate.say(Reregister(), fd)
 
     def _registration(self) -> RegistrationRequest:
-        config, template = self._endpoint.config, self._files.template
+        config, template = self._files.config, self._files.template
         return RegistrationRequest(
             endpoint_name=self._name,
             display_name=config.display_name,

@@ -21,6 +21,8 @@ from mep.admit.rules import check_account, check_name
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.base.exits import Exit
+from mep.config.endpoint import EndpointConfig
+from mep.daemon.freshstart import execute_boot, fresh_interpreter
 from mep.daemon.settings import Endpoint
 from mep.daemon.state import clean_environment
 from mep.host.accounts import find_account, own_account
@@ -52,7 +54,7 @@ class Request:
     template_source: str
     includes: dict[str, str]
     schema: dict[str, Any] | None
-    endpoint_config: dict[str, Any]
+    config: EndpointConfig
     environment: dict[str, str]
     endpoint: Endpoint
     boot: Callable[[Launch], int]
@@ -145,6 +147,9 @@ def _become_and_boot(
             become_user(user, terms)
         else:
             settle(user, terms)
+        python = fresh_interpreter(endpoint.config.spawn, request.environment)
+        if python is not None:
+            execute_boot(python, launch, terms.environment)
     except MepError as error:
         return _fail(channel, error)
     except Exception as error:  # noqa: BLE001 - half a drop must not go on
@@ -169,12 +174,12 @@ def _who(request: Request) -> tuple[Account, Match | None]:
         raise not_mapped(claims.ids)
     account = find_account(check_name(match.username))
     gate_uid = endpoint.gate_user.uid if endpoint.gate_user else None
-    check_account(account, endpoint.config, gate_uid=gate_uid)
+    check_account(account, request.config, gate_uid=gate_uid)
     return account, match
 
 
 def _launch(request: Request, account: Account, match: Match | None, monitor_fd: int) -> Launch:
-    config = request.endpoint.config
+    config = request.config
     return Launch(
         endpoint_id=request.endpoint_id,
         endpoint_name=request.endpoint.name,
@@ -187,7 +192,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         template_source=request.template_source,
         template_includes=request.includes,
         schema=request.schema,
-        endpoint_config=request.endpoint_config,
+        endpoint_config=config.model_dump(mode="json"),
         user_name=account.name,
         uid=account.uid,
         gid=account.gid,
