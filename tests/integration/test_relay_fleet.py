@@ -125,6 +125,27 @@ def test_one_that_dies_again_and_again_is_given_up(site: MakeEndpoint, alice: Ht
     assert "3 times" in result.data
 
 
+def test_one_that_is_killed_while_it_starts_is_started_again_and_given_up_at_last(
+    site: MakeEndpoint, alice: Http
+) -> None:
+    endpoint = site()
+    submitted = alice.submit(endpoint.id, alice.function())
+    command = endpoint.command()
+    assert command is not None
+    text = "UEP_DIED: Your user endpoint ended while it started: killed by signal 9 (SIGKILL)."
+    endpoint.notice(command.uep_id, error=text, error_code="UEP_DIED", heartbeat_period=30)
+    uep = endpoint.start_uep()
+    uep.answer(uep.take().task_id)
+    assert result_of(alice, submitted).error_details is None
+    uep.stop()
+    submitted = alice.submit(endpoint.id, alice.function())
+    for _ in range(3):
+        assert endpoint.command() is not None
+        endpoint.notice(command.uep_id, error=text, error_code="UEP_DIED", heartbeat_period=30)
+    assert (result := result_of(alice, submitted)).data == text
+    assert code_of(result) == "UEP_DIED"
+
+
 def test_a_submit_to_one_that_died_silently_brings_a_new_one(site: MakeEndpoint, alice: Http) -> None:
     """It was up a moment ago by its last report; the broker knows better."""
     endpoint = site()

@@ -19,6 +19,7 @@ from mep.relay.store import accounts, ueps
 log = logging.getLogger(__name__)
 
 _BROKER_AWAY_S = 1.0
+_DIED_AGAIN_S = 0.3  # before one that was killed while it started is started again; doubles with each try
 
 
 class Starts:
@@ -58,6 +59,9 @@ class Starts:
             self.hold(uep)
         elif code in (Code.COMMAND_STALE, Code.COMMAND_REPLAYED) and uep.tries < self._fleet.settings.start_tries:
             self.begin(uep)  # it waited too long, or was delivered twice by a gate that died; a fresh one may do
+        elif code == Code.UEP_DIED and uep.tries < self._fleet.settings.start_tries:
+            # killed while it started: nobody refused anything, and its tasks have not begun
+            self._fleet.arm(uep, _DIED_AGAIN_S * 2**uep.tries, self.begin)
         else:
             uep.tries = 0
             # what was accepted after this moment deserves a start of its own
