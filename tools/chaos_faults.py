@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chaos_site import NAME, Site, kill_9, processes
+from chaos_site import NAME, Site, processes, send
 from support.proxy import Proxy
 
 #: kill -9 of whom, and in which share.
-KILLS = {"uep": 5, "worker": 5, "gate": 3, "monitor": 3, "relay": 2, "broker": 2}
-#: Faults of the network; about one for every two kills.
+KILLS = {"uep": 5, "worker": 5, "gate": 3, "monitor": 3, "gate+monitor": 1, "relay": 2, "broker": 2}
+#: Faults of the network, and processes that stand still for a while; about one for every two kills.
 CUTS = ("reset", "swallow", "refuse", "delay", "http-reset", "http-refuse", "broker-reset")
+STILL = ("uep", "worker", "gate", "monitor", "relay", "broker")
 
 _TITLES = {
     "uep": f"mep user-endpoint {NAME} ",
@@ -23,7 +25,7 @@ _TITLES = {
     "gate": f"mep gate: {NAME}",
     "monitor": f"mep monitor: {NAME}",
 }
-_TARGET_WITHIN_S = 15.0
+_TARGET_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ def schedule(seed: int, *, kills: int, span_s: float) -> list[Fault]:
         kinds += [kind] * max(0, round(kills * share / total) - 1)
     while len(kinds) < kills:
         kinds.append(chance.choices(list(KILLS), list(KILLS.values()))[0])
-    kinds = kinds[:kills] + [CUTS[n % len(CUTS)] for n in range(kills // 2)]
+    others = [f"network {name}" for name in CUTS] + [f"frozen {name}" for name in STILL]
+    chance.shuffle(others)
+    kinds = kinds[:kills] + [others[n % len(others)] for n in range(kills // 2)]
     return sorted(
         (Fault(round(chance.uniform(0.0, span_s), 2), kind, chance.random()) for kind in kinds),
         key=lambda fault: fault.at_s,
@@ -75,20 +79,40 @@ class Chaos:
     async def _do(self, fault: Fault) -> None:
         if fault.is_kill:
             await self._kill(fault)
+        elif fault.what.startswith("frozen"):
+            await self._freeze(fault)
         else:
             await self._cut(fault)
 
     async def _kill(self, fault: Fault) -> None:
-        """Kill one of that kind; if there is none just now, the next one that comes."""
+        pids = []
+        for kind in fault.what.split("+"):
+            pids += await self._hit(kind, fault.pick, signal.SIGKILL)
+        if pids:
+            self._tell(fault, f"kill -9 {fault.what} {pids}")
+
+    async def _freeze(self, fault: Fault) -> None:
+        """Long enough, now and then, for others to believe that it is gone."""
+        seconds = 0.5 + 12.0 * fault.pick
+        for pid in await self._hit(fault.what.split()[1], fault.pick, signal.SIGSTOP):
+            self._tell(fault, f"{fault.what} ({pid}) for {seconds:.1f} s")
+            await asyncio.sleep(seconds)
+            send(pid, signal.SIGCONT)
+
+    async def _hit(self, kind: str, pick: float, number: signal.Signals) -> list[int]:
+        """Send the signal to one of that kind; if there is none just now, to the next one that comes."""
         end = time.monotonic() + _TARGET_WITHIN_S
         while time.monotonic() < end:
-            targets = self._targets(fault.what)
-            if targets and kill_9(pid := targets[int(fault.pick * len(targets))]):
-                self._say(f"{fault.at_s:6.1f} s  kill -9 {fault.what} ({pid})")
-                self.done[fault.what] += 1
-                return
+            targets = self._targets(kind)
+            if targets and send(pid := targets[int(pick * len(targets))], number):
+                return [pid]
             await asyncio.sleep(0.02)
-        self._say(f"{fault.at_s:6.1f} s  no {fault.what} to kill")
+        self._say(f"there is no {kind} for {number.name}")
+        return []
+
+    def _tell(self, fault: Fault, text: str) -> None:
+        self._say(f"{fault.at_s:6.1f} s  {text}")
+        self.done[fault.what] += 1
 
     def _targets(self, kind: str) -> list[int]:
         if kind == "relay":
@@ -100,26 +124,25 @@ class Chaos:
 
     async def _cut(self, fault: Fault) -> None:
         seconds = 1.0 + 5.0 * fault.pick
-        self._say(f"{fault.at_s:6.1f} s  network: {fault.what} ({seconds:.1f} s)")
-        self.done[f"network {fault.what}"] += 1
-        site = self._site
-        if fault.what == "broker-reset":  # between relay and broker: no proxy there
+        self._tell(fault, f"{fault.what} ({seconds:.1f} s)")
+        site, what = self._site, fault.what.split()[1]
+        if what == "broker-reset":  # between relay and broker: no proxy there
             await _run("ss", "-K", "dst", "127.0.0.1", "dport", "=", f":{site.broker_port}")
-        elif fault.what == "reset":
+        elif what == "reset":
             site.amqp.cut()
-        elif fault.what == "http-reset":
+        elif what == "http-reset":
             site.http.cut()
-        elif fault.what == "delay":
+        elif what == "delay":
             site.amqp.delay_s = site.http.delay_s = 0.02 + 0.1 * fault.pick
             await asyncio.sleep(seconds)
             site.amqp.delay_s = site.http.delay_s = 0.0
-        elif fault.what == "swallow":
+        elif what == "swallow":
             site.amqp.swallow()
             await asyncio.sleep(seconds)
             site.amqp.heal()
             site.amqp.cut()  # bytes are missing: such a stream is broken for good
         else:
-            await _refuse(site.http if fault.what == "http-refuse" else site.amqp, seconds)
+            await _refuse(site.http if what == "http-refuse" else site.amqp, seconds)
 
 
 async def _refuse(proxy: Proxy, seconds: float) -> None:

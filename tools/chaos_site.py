@@ -32,7 +32,7 @@ _UP_S = 60.0
 TEMPLATE = """\
 engine:
   type: {{ engine }}
-  max_workers: 2
+  max_workers: {{ workers }}
 amqp_port: {{ port }}
 heartbeat_period: {{ beat }}
 idle_heartbeats_soft: {{ idle }}
@@ -274,10 +274,10 @@ def processes() -> dict[int, str]:
     return found
 
 
-def kill_9(pid: int) -> bool:
-    """kill -9; False if it has ended by itself."""
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; False if the process has ended by itself."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return False
     return True
