@@ -1,0 +1,264 @@
+"""What a hostile user's functions do. Each runs in a user endpoint, sent by its source, and tells what worked."""
+
+from __future__ import annotations
+
+
+def pry(pids: list[int]) -> list[str]:
+    """Try to read, trace, signal or change the processes of others; return what worked."""
+    import contextlib
+    import ctypes
+    import os
+    import resource
+    import signal
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = []
+
+    def read(path: str) -> None:
+        with open(path, "rb", 0) as file:
+            file.read(64)
+
+    class Span(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+    def call(result: int) -> None:
+        if result == -1:
+            raise OSError(ctypes.get_errno(), "no")
+
+    def steal_fd(pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            call(libc.syscall(438, pidfd, 0, 0))
+        finally:
+            os.close(pidfd)
+
+    def signal_by_pidfd(pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, 0)
+        finally:
+            os.close(pidfd)
+
+    def peek(pid: int) -> None:
+        room = ctypes.create_string_buffer(8)
+        ours, theirs = Span(ctypes.addressof(room), 8), Span(0x400000, 8)
+        call(libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))
+
+    def trace(pid: int) -> None:
+        call(libc.ptrace(0x4206, pid, 0, 0))  # PTRACE_SEIZE stops nobody
+
+    ways = {
+        "environ": lambda pid: read(f"/proc/{pid}/environ"),
+        "mem": lambda pid: os.open(f"/proc/{pid}/mem", os.O_RDWR),
+        "maps": lambda pid: read(f"/proc/{pid}/maps"),
+        "auxv": lambda pid: read(f"/proc/{pid}/auxv"),
+        "syscall": lambda pid: read(f"/proc/{pid}/syscall"),
+        "fds": lambda pid: os.listdir(f"/proc/{pid}/fd"),
+        "fd 0": lambda pid: os.open(f"/proc/{pid}/fd/0", os.O_RDONLY),
+        "map_files": lambda pid: os.listdir(f"/proc/{pid}/map_files"),
+        "cwd": lambda pid: os.readlink(f"/proc/{pid}/cwd"),
+        "root": lambda pid: os.listdir(f"/proc/{pid}/root"),
+        "namespace": lambda pid: os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY),
+        "process_vm_readv": peek,
+        "ptrace": trace,
+        "pidfd_getfd": steal_fd,
+        "pidfd_send_signal": signal_by_pidfd,
+        "kill 0": lambda pid: os.kill(pid, 0),
+        "SIGSTOP": lambda pid: os.kill(pid, signal.SIGSTOP),
+        "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),
+        "oom_score_adj": lambda pid: os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY),
+        "nice": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        "affinity": lambda pid: os.sched_setaffinity(pid, {0}),
+        "prlimit": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, 8)),
+    }
+    for pid in pids:
+        for name, way in ways.items():
+            with contextlib.suppress(OSError):
+                way(pid)
+                done.append(f"{name} of {pid}")
+    return done
+
+
+def break_in(paths: list[str]) -> list[str]:
+    """Try to open, list, change, replace or connect to the files of others; return what worked."""
+    import contextlib
+    import os
+    import socket
+
+    def connect(path: str) -> None:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(ConnectionRefusedError):
+                sock.connect(path)
+                return
+        raise OSError
+
+    def look(path: str) -> None:
+        os.listdir(path) if os.path.isdir(path) else os.close(os.open(path, os.O_RDONLY))
+
+    ways = {
+        "read": look,
+        "write": lambda path: os.close(os.open(path, os.O_WRONLY)),
+        "append": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)),
+        "replace": lambda path: os.rename(path, path + ".old"),
+        "remove": os.unlink,
+        "link": lambda path: os.link(path, os.path.expanduser("~/stolen")),
+        "add beside": lambda path: os.close(os.open(path + ".new", os.O_WRONLY | os.O_CREAT)),
+        "chmod": lambda path: os.chmod(path, 0o777),
+        "connect": connect,
+        "watch": lambda path: os.stat(path),
+    }
+    done = []
+    for path in paths:
+        for name, way in ways.items():
+            with contextlib.suppress(OSError):
+                way(path)
+                done.append(f"{name} {path}")
+    return done
+
+
+def leave_cgroup(others: list[str]) -> list[str]:
+    """Try to leave the cgroup, to change it, or to kill those in others; return what worked."""
+    import contextlib
+    import ctypes
+    import os
+    from pathlib import Path
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = Path("/proc/self/cgroup").read_text()
+    path = next(line[3:] for line in own.splitlines() if line.startswith("0::"))
+    mounts = [
+        line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"
+    ]
+    base = mounts[0] + path
+    places = [base, *others]
+    while os.path.dirname(base).startswith(mounts[0]):
+        base = os.path.dirname(base)
+        places.append(base)
+    done = []
+    for place in places:
+        for name, text in (
+            ("cgroup.procs", "0"),
+            ("cgroup.kill", "1"),
+            ("cgroup.freeze", "1"),
+            ("pids.max", "max"),
+        ):
+            with contextlib.suppress(OSError), open(f"{place}/{name}", "w") as file:
+                file.write(text)
+                file.flush()
+                done.append(f"{name} in {place}")
+        with contextlib.suppress(OSError):
+            os.mkdir(f"{place}/own")
+            done.append(f"mkdir in {place}")
+    for kind, flag in (("mount", 0x20000), ("cgroup", 0x2000000), ("pid", 0x20000000), ("network", 0x40000000)):
+        if libc.unshare(flag) == 0:
+            done.append(f"a {kind} namespace")
+    for name in os.listdir("/proc/self/ns"):
+        with contextlib.suppress(OSError):
+            fd = os.open(f"/proc/1/ns/{name}", os.O_RDONLY)
+            if libc.setns(fd, 0) == 0:
+                done.append(f"the {name} namespace of process 1")
+    if Path("/proc/self/cgroup").read_text() != own:
+        done.append("another cgroup")
+    return done
+
+
+def use_user_namespace() -> list[str]:
+    """Try it as root of a user namespace, if one may be made; return what worked, by the host's measure."""
+    import contextlib
+    import ctypes
+    import json
+    import os
+    from pathlib import Path
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    own, uid, (readable, writable) = Path("/proc/self/cgroup").read_text(), os.getuid(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        done = []
+        with contextlib.suppress(OSError):
+            if libc.unshare(0x10000000 | 0x20000 | 0x2000000) == 0:  # user, mount and cgroup
+                Path("/proc/self/setgroups").write_text("deny")
+                Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+                done.append("user namespace")
+                folder = Path.home() / "cg"
+                folder.mkdir(exist_ok=True)
+                libc.mount(b"none", os.fsencode(folder), b"cgroup2", 0, None)
+                for path in (*folder.glob("*.procs"), *folder.glob("*.kill"), Path("/proc/1/mem")):
+                    with contextlib.suppress(OSError):
+                        path.write_text("0")
+                        done.append(f"write {path}")
+                for path in (Path("/etc/shadow"), Path("/proc/1/environ")):
+                    with contextlib.suppress(OSError):
+                        path.read_bytes()
+                        done.append(f"read {path}")
+        os.write(writable, json.dumps(done).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told: list[str] = json.loads(os.read(readable, 10_000))
+    if Path("/proc/self/cgroup").read_text() != own:
+        told.append("another cgroup")
+    return told
+
+
+def regain_root() -> list[str]:
+    """Try every way to more rights that a process has by itself; return what worked."""
+    import contextlib
+    import ctypes
+    import os
+    import subprocess
+    import time
+    from pathlib import Path
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = []
+    ways = {
+        "setuid": lambda: os.setuid(0),
+        "setreuid": lambda: os.setreuid(0, 0),
+        "setresuid": lambda: os.setresuid(-1, -1, 0),
+        "setgid": lambda: os.setgid(0),
+        "setgroups": lambda: os.setgroups([0]),
+        "shadow": lambda: os.open("/etc/shadow", os.O_RDONLY),
+        "chroot": lambda: os.chroot("/"),
+        "device": lambda: os.mknod(os.path.expanduser("~/null"), 0o20666, os.makedev(1, 3)),
+        "priority": lambda: os.nice(-1),
+        "kernel log": lambda: os.open("/dev/kmsg", os.O_WRONLY),
+        "hostname": lambda: os.open("/proc/sys/kernel/hostname", os.O_WRONLY),
+        "core pattern": lambda: os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY),
+    }
+    for name, way in ways.items():
+        with contextlib.suppress(OSError):
+            way()
+            done.append(name)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[0xFFFFFFFF] * 6)
+    if libc.capset(header, data) == 0:
+        done.append("capset")
+    if libc.prctl(47, 2, 21, 0, 0) == 0:
+        done.append("ambient capability")
+    if libc.prctl(38, 0, 0, 0, 0) == 0:
+        done.append("no_new_privs off")
+    program = next((p for p in ("/usr/bin/su", "/bin/su") if os.path.exists(p)), "")
+    if program and os.stat(program).st_mode & 0o4000:
+        with subprocess.Popen(["su"], stdin=subprocess.PIPE, stdout=-3, stderr=-3, executable=program) as child:
+            time.sleep(0.3)
+            with contextlib.suppress(OSError):
+                ids = Path(f"/proc/{child.pid}/status").read_text().partition("\nUid:")[2].split("\n")[0]
+                if "0" in ids.split():
+                    done.append("setuid program")
+            child.kill()
+    return done
+
+
+def find_key(description: str) -> str:
+    """Return the content of a key that is in reach by the session keyring, or ""."""
+    import ctypes
+    import platform
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = {"x86_64": 250, "ppc64le": 271, "s390x": 280}.get(platform.machine(), 219)
+    for keyring in (-1, -2, -3, -4, -5):
+        found = libc.syscall(number, 10, keyring, b"user", description.encode(), 0)
+        if found > 0:
+            room = ctypes.create_string_buffer(200)
+            libc.syscall(number, 11, found, room, 200)
+            return room.value.decode() or "(found)"
+    return ""
