@@ -1,0 +1,107 @@
+"""What a daemon remembers: written at once, read with care, never forgotten into trust."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from mep.base.errors import HostError, RefusedError
+from mep.base.ids import new_id
+from mep.config.paths import EndpointPaths
+from mep.daemon.state import State, clean_environment
+from mep.wire.keys import PublicKey
+
+OLD, NEW, STRANGE = (PublicKey(kid=name, x=name * 32) for name in ("aa", "bb", "cc"))
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> EndpointPaths:
+    paths = EndpointPaths.locate("site", tmp_path, privileged=True)
+    paths.directory.mkdir()
+    return paths
+
+
+def test_the_directory_is_closed_to_others(paths: EndpointPaths) -> None:
+    paths.state_dir.mkdir(mode=0o755)
+    State(paths)
+    assert paths.state_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_id_is_kept_and_no_other_is_taken(paths: EndpointPaths) -> None:
+    endpoint_id = new_id()
+    State(paths).accept_id(endpoint_id)
+    again = State(paths)
+    assert again.endpoint_id == endpoint_id
+    again.accept_id(endpoint_id)
+    with pytest.raises(RefusedError, match="another endpoint's id"):
+        again.accept_id(new_id())
+    with pytest.raises(RefusedError, match="no UUID"):
+        State(paths).accept_id("../../etc")
+
+
+def test_a_stock_folders_id_is_used(paths: EndpointPaths) -> None:
+    endpoint_id = new_id()
+    paths.endpoint_json.write_text(json.dumps({"endpoint_id": endpoint_id}))
+    assert State(paths).endpoint_id == endpoint_id
+
+
+def test_keys_are_pinned_at_first_and_change_only_beside_a_known_one(paths: EndpointPaths) -> None:
+    State(paths).accept_keys([OLD])
+    state = State(paths)
+    assert state.keys == {OLD.kid: OLD}
+    for announced in ([], [STRANGE], [PublicKey(kid=OLD.kid, x="dd" * 32)]):
+        with pytest.raises(RefusedError, match=r"relay_keys\.json"):
+            state.accept_keys(announced)
+    state.accept_keys([OLD, NEW])
+    state.accept_keys([NEW])
+    assert State(paths).keys == {NEW.kid: NEW}
+
+
+def test_a_relay_that_never_signed_may_begin_to(paths: EndpointPaths) -> None:
+    state = State(paths)
+    state.accept_keys([])
+    state.accept_keys([NEW])
+    assert State(paths).keys == {NEW.kid: NEW}
+
+
+def test_damaged_pins_are_no_licence(paths: EndpointPaths) -> None:
+    State(paths).accept_keys([OLD])
+    (paths.state_dir / "relay_keys.json").write_text("[")
+    with pytest.raises(HostError, match="damaged"):
+        State(paths)
+
+
+def test_commands_are_remembered_until_they_are_too_old(paths: EndpointPaths) -> None:
+    now = time.time()
+    state = State(paths)
+    state.remember_command("fresh\nforged", now + 100)
+    state.remember_command("old", now - 1)
+    again = State(paths)
+    assert again.replays.seen("fresh\nforged", now + 100, now)
+    assert not again.replays.seen("old", now + 100, now)
+
+
+def test_a_torn_line_costs_one_command_only(paths: EndpointPaths) -> None:
+    state = State(paths)
+    state.remember_command("one", time.time() + 100)
+    with (paths.state_dir / "replays").open("a") as file:
+        file.write("garbage\n17")
+    again = State(paths)
+    assert again.replays.seen("one", time.time() + 100, time.time())
+
+
+def test_only_a_tree_of_ours_is_swept(paths: EndpointPaths) -> None:
+    state = State(paths)
+    assert state.previous_cgroup() is None
+    state.remember_cgroup(Path("/sys/fs/cgroup/mep-site-1"))
+    assert state.previous_cgroup() == Path("/sys/fs/cgroup/mep-site-1")
+    state.remember_cgroup(Path("/sys/fs/cgroup/system.slice"))
+    assert state.previous_cgroup() is None
+
+
+def test_the_environment_loses_what_is_the_endpoints_own() -> None:
+    ours = {"MEP_CLIENT_SECRET": "x", "GLOBUS_COMPUTE_CLIENT_SECRET": "x", "NOTIFY_SOCKET": "x", "PATH": "/bin"}
+    assert clean_environment(ours) == {"PATH": "/bin"}
