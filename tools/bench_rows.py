@@ -10,7 +10,7 @@ from typing import Any
 
 import bench_floor
 import bench_probe
-from bench_rig import Rig, clear, processes
+from bench_rig import Rig, Side, clear, processes
 
 Values = dict[str, Any]
 ENGINES: dict[str, dict[str, Any]] = {
@@ -19,6 +19,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "parsl": {"parsl": True, "workers": 1},
 }
 IDLE_S = 20.0
+SETTLED_S = 2.0  # after which a user endpoint that has nothing to do counts as idle
+THREADS_ONLY = "engine:\n  type: ThreadPoolEngine\n  max_workers: {{ workers | default(4) }}\n"
 
 
 @dataclass(frozen=True)
@@ -108,27 +110,40 @@ def throughput(rig: Rig, repeats: Repeats) -> dict[str, Values]:
 
 
 def idle_memory(rig: Rig, repeats: Repeats) -> dict[str, Values]:
-    """PSS per idle user endpoint (thread engine), alone and among others, its user's processes together."""
+    """PSS per idle user endpoint with threads, all processes of its user together: of an endpoint that offers
+    threads only, alone and among others; and of one that offers Parsl too, whose libraries all of them share."""
     values = {}
     for side in rig.sides:
-        users = rig.fresh_users(repeats.idle)
-        side.ask("call", users[0], function="add", arguments=[1, 1], options=ENGINES["thread"])
-        time.sleep(2)
-        one = bench_probe.memory_mib(processes(users[0]))
-        for user in users[1:]:
-            side.ask("call", user, function="add", arguments=[1, 1], options=ENGINES["thread"])
-        time.sleep(2)
-        many = [bench_probe.memory_mib(processes(user)) for user in users]
-        daemon = bench_probe.memory_mib(side.daemon())
-        values[side.name] = {
-            "pss_mib": statistics.mean(m[0] for m in many),
-            "private_mib": statistics.mean(m[1] for m in many),
-            "pss_alone_mib": one[0],
-            "daemon_pss_mib": daemon[0],
-            "user_endpoints": len(users),
-        }
-        clear(users)
+        everything = _pss_of(side, repeats.idle)
+        template = side.endpoint.directory.template
+        text = template.read_text()
+        template.write_text(THREADS_ONLY)
+        side.endpoint.restart()
+        threads = _pss_of(side, repeats.idle)
+        template.write_text(text)
+        side.endpoint.restart()
+        values[side.name] = {**threads, "pss_all_engines_mib": everything["pss_mib"]}
     return values
+
+
+def _pss_of(side: Side, count: int) -> Values:
+    users = side.rig.fresh_users(count)
+    side.ask("call", users[0], function="add", arguments=[1, 1])
+    time.sleep(SETTLED_S)
+    alone = bench_probe.memory_mib(processes(users[0]))
+    for user in users[1:]:
+        side.ask("call", user, function="add", arguments=[1, 1])
+    time.sleep(SETTLED_S)
+    many = [bench_probe.memory_mib(processes(user)) for user in users]
+    daemon = bench_probe.memory_mib(side.daemon())
+    clear(users)
+    return {
+        "pss_mib": statistics.mean(pss for pss, _ in many),
+        "private_mib": statistics.mean(private for _, private in many),
+        "pss_alone_mib": alone[0],
+        "daemon_pss_mib": daemon[0],
+        "user_endpoints": count,
+    }
 
 
 def storm(rig: Rig, repeats: Repeats) -> dict[str, Values]:
