@@ -82,12 +82,10 @@ def settle(user: User, terms: Terms) -> None:
     Also what a process does that never was root. Privilege: none.
     """
     try:
-        # A change of ids clears the death signal and makes the process undumpable: both come after it.
+        # A change of ids clears the death signal, so it comes after.
         pyprctl.set_pdeathsig(terms.death_signal)
         if os.getppid() != terms.parent_pid:
             os._exit(1)  # the parent died before it could be watched: nobody is left to report to
-        # What is in a user process's memory is the user's, and so are its /proc entries. No core files by default.
-        pyprctl.set_dumpable(terms.dumpable)
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
         if terms.new_session:
@@ -99,6 +97,9 @@ def settle(user: User, terms: Terms) -> None:
         if not terms.keep_streams:
             fds.null_standard_streams()
         fds.close_all_except([0, 1, 2, *terms.keep_fds])
+        # What is in a user process's memory is the user's, and so are its /proc entries; but only now, when nothing
+        # of the daemon's is open any more, may the user's other processes look in.
+        pyprctl.set_dumpable(terms.dumpable)
     except OSError as error:
         raise HostError(
             Code.SPAWN_FAILED,
