@@ -78,7 +78,7 @@ BREAKS: dict[str, tuple[Callable[[], object], str]] = {
     "root stays the saved uid": (lambda: setattr(os, "setresuid", keep_saved_uid), "ids are"),
     "the bounding set stays": (lambda: setattr(caps, "drop_bounding_set", nothing), "bounding set"),
     "programs may gain privileges": (
-        lambda: setattr(become.pyprctl, "set_no_new_privs", nothing),
+        lambda: setattr(pyprctl, "set_no_new_privs", nothing),
         "no_new_privs",
     ),
     "capabilities stay": (keep_capabilities, "capabilities are"),

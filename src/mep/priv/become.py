@@ -97,8 +97,8 @@ def settle(user: User, terms: Terms) -> None:
         if not terms.keep_streams:
             fds.null_standard_streams()
         fds.close_all_except([0, 1, 2, *terms.keep_fds])
-        # What is in a user process's memory is the user's, and so are its /proc entries; but only now, when nothing
-        # of the daemon's is open any more, may the user's other processes look in.
+        # What is in a user process's memory is the user's, and so are its /proc entries; but only now, when
+        # nothing of the daemon's is open any more, may the user's other processes look in.
         pyprctl.set_dumpable(terms.dumpable)
     except OSError as error:
         raise HostError(
