@@ -22,7 +22,7 @@ from typing import Any
 from mep import Client, Executor
 from mep.sdk.futures import ComputeFuture
 
-KINDS = {"quick": 4, "slow": 5, "raising": 1}  # and how often
+KINDS = {"quick": 2, "slow": 7, "raising": 1}  # and how often
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ retry_lost_tasks: {{ retry }}
 MAPPING = [
     {
         "DATA_TYPE": "expression_identity_mapping#1.0.0",
-        "mappings": [{"source": "{username}", "match": "(.*)@example.org", "output": "{0}"}],
+        "mappings": [{"source": "{username}", "match": "(.*)@example\\.org", "output": "{0}"}],
     }
 ]
 
@@ -127,6 +127,14 @@ class Site:
             return 0
 
     async def __aenter__(self) -> Site:
+        try:
+            await self._bring_up()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _bring_up(self) -> None:
         await self.amqp.listen()
         await self.http.listen()
         self.relay.start()
@@ -134,7 +142,6 @@ class Site:
         self.amqp.retarget("127.0.0.1", self.broker_port)
         self._follower = asyncio.create_task(self._follow_port())
         await self._start_endpoint()
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         for service in (self.endpoint, self.relay):
