@@ -62,6 +62,7 @@ class Uep:
         "requests",
         "settling",
         "state",
+        "stored",
         "timer",
         "tries",
     )
@@ -78,6 +79,7 @@ class Uep:
         self.checked = 0.0  # when its consumer was last looked for; monotonic
         self.requests: deque[str] = deque(maxlen=8)  # of the last start commands, the latest last
         self.doubt: asyncio.TimerHandle | None = None  # until its missing consumer is looked for again
+        self.stored = False  # its record is known to be on disk
         self.inflight = 0  # submits between "stored" and "published"
         self.quiet: asyncio.Event | None = None  # set when inflight falls to 0
         self.settling: asyncio.Future[None] | None = None  # while its queue is purged: submits wait

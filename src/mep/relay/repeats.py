@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct, structs
+from sqlalchemy import Connection
 
 from mep.relay.errors import HttpError
 from mep.relay.settings import Settings
@@ -59,6 +61,8 @@ class Repeats:
         self._store, self._settings = store, settings
         self._running: dict[str, Attempt] = {}
         self._unheard: dict[str, StoredSubmit] = {}
+        self._heard: deque[str] = deque()  # to be forgotten on disk, many at once
+        self._dropping = False
         self._with_key: dict[str, StoredSubmit] = {}  # the recent ones; all are on disk
 
     async def load(self) -> list[StoredSubmit]:
@@ -108,7 +112,10 @@ class Repeats:
         """The caller has the answer: the same body again is a new submit."""
         self._unheard.pop(attempt.key, None)
         if attempt.key.startswith("h:"):
-            self._store.write_later(lambda c: tasks.drop_submit(c, attempt.key))
+            self._heard.append(attempt.key)
+            if not self._dropping:
+                self._dropping = True
+                self._store.write_later(self._drop_heard)
         else:
             self._store.write_later(lambda c: tasks.mark_published(c, attempt.key))
         self._end(attempt)
@@ -127,6 +134,15 @@ class Repeats:
         since = time.time() - self._settings.repeat_window_s
         self._unheard = {key: s for key, s in self._unheard.items() if s.created > since}
         self._with_key = {key: s for key, s in self._with_key.items() if s.created > since}
+
+    def _drop_heard(self, connection: Connection) -> None:
+        """Runs in the writer's thread, while the loop may add more. The flag first: what is added before it falls
+        is in the count, what is added after it asks again."""
+        self._dropping = False
+        count = len(self._heard)
+        tasks.drop_submits(connection, [self._heard[i] for i in range(count)])
+        for _ in range(count):
+            self._heard.popleft()
 
     def _find_unheard(self, key: str) -> StoredSubmit | None:
         found = self._unheard.get(key)

@@ -21,7 +21,7 @@ from mep.relay.amqp import OutgoingTask
 from mep.relay.directory import Directory, checked_id
 from mep.relay.dispatch import Dispatch
 from mep.relay.errors import HttpError, function_not_found, malformed
-from mep.relay.fleet import Fleet
+from mep.relay.fleet import Fleet, Uep
 from mep.relay.repeats import Attempt
 from mep.relay.settings import Settings
 from mep.relay.store import Store, tasks, ueps
@@ -83,7 +83,7 @@ class Submitter:
         endpoint = await self._directory.usable(endpoint_id, identity)
         functions = await self._functions(endpoint, identity, body)
         record = self._uep_record(endpoint, identity, body)
-        group, group_is_new = await self._group(identity, body)
+        group, group_changed = await self._group(identity, body)
         uep = self._fleet.uep(record, endpoint)
         ids = {function_id: [new_id() for _ in payloads] for function_id, payloads in body.tasks.items()}
         answer = _encode(
@@ -98,9 +98,10 @@ class Submitter:
         )
         async with self._dispatch.turn(uep):
             self._dispatch.prepare(uep, group)
-            written = self._store.write(_storing(record, group, ids, submit, group_is_new=group_is_new))
+            written = self._store.write(_storing(uep, group, ids, submit, group_changed=group_changed))
             messages = _messages(ids, body, functions)  # encoded while the commit runs
             await written
+            uep.stored = True
             attempt.stored = submit
             count = len(messages)
             metrics.TASKS.inc(count)
@@ -185,7 +186,7 @@ class Submitter:
         return known
 
     async def _group(self, identity: Identity, body: SubmitBody) -> tuple[Group, bool]:
-        """Return the task group and whether it is new."""
+        """Return the task group and whether it is new, or changed."""
         group_id = body.task_group_id
         if group_id is None:
             return Group(new_id(), identity.id, body.create_queue, time.time()), True
@@ -196,7 +197,7 @@ class Submitter:
         if found.identity_id != identity.id:
             raise HttpError(403, "TASK_GROUP_ACCESS_FORBIDDEN", f"Task group {group_id} belongs to somebody else.")
         if body.create_queue and not found.has_queue:
-            return Group(found.id, found.identity_id, has_queue=True, created=found.created), False
+            return Group(found.id, found.identity_id, has_queue=True, created=found.created), True
         return found, False
 
 
@@ -231,17 +232,18 @@ def _what_selects(runtime: Any) -> dict[str, Any]:
 
 
 def _storing(
-    record: UepRecord, group: Group, ids: Mapping[str, list[str]], submit: StoredSubmit, *, group_is_new: bool
+    uep: Uep, group: Group, ids: Mapping[str, list[str]], submit: StoredSubmit, *, group_changed: bool
 ) -> Any:
     rows = [
-        {"id": task, "group_id": group.id, "uep_id": record.id, "function_id": function, "created": submit.created}
+        {"id": task, "group_id": group.id, "uep_id": uep.id, "function_id": function, "created": submit.created}
         for function, some in ids.items()
         for task in some
     ]
 
     def job(connection: Connection) -> None:
-        ueps.add(connection, record)
-        tasks.insert_submit(connection, group=group, rows=rows, submit=submit, group_is_new=group_is_new)
+        if not uep.stored:
+            ueps.add(connection, uep.record)
+        tasks.insert_submit(connection, group=group, rows=rows, submit=submit, group_changed=group_changed)
 
     return job
 

@@ -68,13 +68,11 @@ def insert_submit(
     group: Group,
     rows: Sequence[dict[str, Any]],
     submit: StoredSubmit,
-    group_is_new: bool,
+    group_changed: bool,
 ) -> None:
-    """Store a submit: group, tasks and answer at once."""
-    if group_is_new:
+    """Store a submit: tasks and answer, and the group if it is new or has got a queue."""
+    if group_changed:
         add_group(connection, group)
-    elif group.has_queue:
-        connection.execute(update(task_groups).where(task_groups.c.id == group.id).values(has_queue=1))
     connection.execute(insert(tasks), list(rows))
     add_submit(connection, submit)
 
@@ -234,8 +232,13 @@ def mark_published(connection: Connection, key: str) -> None:
     connection.execute(update(submits).where(submits.c.key == key).values(published=1))
 
 
-def drop_submit(connection: Connection, key: str) -> None:
-    connection.execute(delete(submits).where(submits.c.key == key))
+_drop_submit = delete(submits).where(submits.c.key == bindparam("k"))
+
+
+def drop_submits(connection: Connection, keys: Sequence[str]) -> None:
+    """Forget answers that were heard."""
+    if keys:
+        connection.execute(_drop_submit, [{"k": key} for key in keys])
 
 
 # ---- what could not be handed to the broker yet ----

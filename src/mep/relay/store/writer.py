@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ T = TypeVar("T")
 _Job = tuple[Callable[[Connection], Any], "asyncio.Future[Any] | None"]
 
 _MOST_IN_ONE_COMMIT = 256
+_LATER_S = 0.25  # how long a write that nobody waits for may look for company
 
 
 class Writer:
@@ -38,7 +40,8 @@ class Writer:
         return future
 
     def write_later(self, job: Callable[[Connection], object]) -> None:
-        """Queue a job nobody waits for: it rides with the next commit. Failures are logged."""
+        """Queue a job nobody waits for: it rides with the next commit, or gets one of its own after a moment.
+        Failures are logged."""
         self._jobs.put((job, None))
 
     def close(self) -> None:
@@ -49,17 +52,31 @@ class Writer:
     # ---- the thread ----
 
     def _run(self) -> None:
-        while True:
-            batch = [self._jobs.get()]
-            while batch[-1] is not None and len(batch) < _MOST_IN_ONE_COMMIT:
-                try:
-                    batch.append(self._jobs.get_nowait())
-                except queue.Empty:
-                    break
-            jobs = [job for job in batch if job is not None]
-            self._commit(jobs)
-            if batch[-1] is None:
-                return
+        going_on = True
+        while going_on:
+            batch, going_on = self._next_batch()
+            self._commit(batch)
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """Return what is to be committed together, and whether there may be more."""
+        batch: list[_Job] = []
+        awaited, deadline = False, 0.0
+        while len(batch) < _MOST_IN_ONE_COMMIT:
+            try:
+                if not batch:
+                    job = self._jobs.get()
+                    deadline = time.monotonic() + _LATER_S
+                elif awaited:
+                    job = self._jobs.get_nowait()
+                else:
+                    job = self._jobs.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                return batch, False
+            batch.append(job)
+            awaited = awaited or job[1] is not None
+        return batch, True
 
     def _commit(self, jobs: list[_Job]) -> None:
         outcomes: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]] = []
