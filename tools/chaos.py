@@ -24,7 +24,7 @@ import chaos_account
 from chaos_account import Account
 from chaos_client import Job
 from chaos_faults import KILLS, Chaos, Fault, schedule
-from chaos_site import Site
+from chaos_site import Site, processes
 
 Say = Callable[[str], None]
 
@@ -72,7 +72,7 @@ async def play(arguments: argparse.Namespace) -> int:
             await _storm(site, chaos, jobs, schedule(arguments.seed, kills=arguments.kills, span_s=span_s), say)
             wrong_ends = await site.stop()
         account = chaos_account.settle(jobs, site.relay_dir)
-        account.offences += wrong_ends
+        account.offences += wrong_ends + await _left_behind() + chaos_account.tracebacks(site.logs())
         kills = sum(count for what, count in chaos.done.items() if what in KILLS)
         if kills < arguments.kills:
             account.offences.append(f"only {kills} of {arguments.kills} kills hit something")
@@ -120,6 +120,16 @@ async def _storm(site: Site, chaos: Chaos, jobs: list[Job], faults: list[Fault],
         await asyncio.wait(late, timeout=10.0)
 
 
+async def _left_behind() -> list[str]:
+    """Name the processes that are there after everything was stopped."""
+    for _ in range(100):
+        left = {pid: title for pid, title in processes().items() if pid not in (1, os.getpid())}
+        if not left:
+            return []
+        await asyncio.sleep(0.05)
+    return [f"left behind: process {pid} {title[:120]}" for pid, title in left.items()]
+
+
 def _report(account: Account, chaos: Chaos, arguments: argparse.Namespace, seconds: float, say: Say) -> None:
     for offence in account.offences[:200]:
         say(f"OFFENCE  {offence}")
@@ -147,6 +157,8 @@ def _keep(site: Site, wanted: str | None, seed: int) -> Path:
     """Copy the logs out of the sandbox, where nothing stays."""
     place = Path(wanted or Path(os.environ.get("MEP_DEV_DIR", "/var/cache/mep-dev")) / f"chaos-{seed}")
     shutil.copytree(site.folder, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("rabbitmq"))
+    for log in site.uep_logs():
+        shutil.copy(log, place / f"uep-{log.parent.name}.log")
     return place
 
 

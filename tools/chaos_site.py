@@ -152,6 +152,13 @@ class Site:
         for proxy in (self.amqp, self.http):
             await proxy.__aexit__(None, None, None)
 
+    def logs(self) -> list[Path]:
+        """Return everything that was logged: by relay, endpoint, clients and user endpoints."""
+        return [*sorted(self.folder.glob("*.log")), *self.uep_logs()]
+
+    def uep_logs(self) -> list[Path]:
+        return sorted(Path("/home").glob("*/.local/state/mep/*/endpoint.log"))
+
     def remove(self) -> None:
         """Remove all its files."""
         shutil.rmtree(self.folder, ignore_errors=True)

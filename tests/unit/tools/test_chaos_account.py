@@ -78,6 +78,15 @@ def test_an_error_for_everybody_is_no_service(tmp_path: Path) -> None:
     assert any("no service" in offence for offence in books(tmp_path, [LOST], "").offences)
 
 
+def test_a_traceback_in_any_log_is_an_offence(tmp_path: Path) -> None:
+    quiet, loud = tmp_path / "quiet.log", tmp_path / "loud.log"
+    quiet.write_text("all is well\n")
+    loud.write_text("Traceback (most recent call last):\n  ...\nKeyError: 1\n")
+    (found,) = chaos_account.tracebacks([quiet, loud])
+    assert "loud.log" in found
+    assert "KeyError" in found
+
+
 def test_a_seed_gives_the_same_schedule_with_every_kind_of_kill() -> None:
     faults = schedule(7, kills=10, span_s=60.0)
     assert faults == schedule(7, kills=10, span_s=60.0) != schedule(8, kills=10, span_s=60.0)
