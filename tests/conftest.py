@@ -49,7 +49,15 @@ def mep() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `root`, and all of tests/system, are skipped and say so where there are no throw-away users."""
+    """Tests that cannot run here are skipped, and say why.
+
+    Those marked `root`, and all of tests/system, need throw-away users; those marked `alone` need a process
+    without pytest-xdist's thread (./dev test runs them afterwards).
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for item in items:
+            if item.get_closest_marker("alone"):
+                item.add_marker(pytest.mark.skip(reason="needs a process of its own: run it without -n"))
     if os.environ.get("MEP_SANDBOX") == "1":
         return
     skip = pytest.mark.skip(reason="needs the sandbox: sudo ./dev test system")

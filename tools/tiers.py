@@ -106,25 +106,52 @@ def _run_tier(environment: devenv.Environment, name: str, options: Options, *, s
     started = time.monotonic()
     if tier.needs_stock:
         devenv.prepare_stock(environment)
-    with tempfile.TemporaryDirectory(prefix="mep-test-") as folder:
-        report = Path(folder, "report.xml")
-        command = [str(environment.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}"]
-        command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
-        command += ["-n", str(tier.workers), "--dist", "loadfile"] if tier.workers > 1 else []
-        command += ["-k", options.expression] if options.expression else []
-        command += ["-x"] if options.stop_early else []
-        with _broker(environment, tier) as variables:
-            status = _run(environment, command, variables, in_sandbox=tier.needs_root)
-        outcome = _read(name, report)
+    outcome = Outcome(name)
+    with _broker(environment, tier) as variables:
+        for extra in _passes(tier):
+            _run_pytest(environment, outcome, options, extra, variables)
+            if options.stop_early and outcome.failed:
+                break
     outcome.seconds = time.monotonic() - started
     total = outcome.passed + outcome.failed + outcome.skipped
-    if status not in (0, 1, _NO_TESTS) and not outcome.failed:
-        outcome.failed += 1
-        outcome.reasons.append(f"pytest ended with status {status}")
-    elif total == 0 and strict and not options.expression:
+    if total == 0 and strict and not options.expression:
         outcome.failed += 1
         outcome.reasons.append("no test ran")
     return outcome
+
+
+def _passes(tier: Tier) -> list[list[str]]:
+    """Return pytest's further arguments, once for each time it is run.
+
+    Where several processes share the tests, those that are marked `alone` come afterwards, in one: the others'
+    processes have a second thread, by which they are told what to run.
+    """
+    if tier.workers == 1:
+        return [[]]
+    return [["-n", str(tier.workers), "--dist", "loadfile", "-m", "not alone"], ["-m", "alone"]]
+
+
+def _run_pytest(
+    environment: devenv.Environment,
+    outcome: Outcome,
+    options: Options,
+    extra: list[str],
+    variables: dict[str, str],
+) -> None:
+    """Run a tier's pytest once, and add what came of it to `outcome`."""
+    tier, tests = TIERS[outcome.tier], f"tests/{outcome.tier}"
+    with tempfile.TemporaryDirectory(prefix="mep-test-") as folder:
+        report = Path(folder, "report.xml")
+        command = [str(environment.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, *extra]
+        command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        command += ["-k", options.expression] if options.expression else []
+        command += ["-x"] if options.stop_early else []
+        before = outcome.failed
+        status = _run(environment, command, variables, in_sandbox=tier.needs_root)
+        _read(outcome, report)
+    if status not in (0, 1, _NO_TESTS) and outcome.failed == before:
+        outcome.failed += 1
+        outcome.reasons.append(f"pytest ended with status {status}")
 
 
 def _run(
@@ -157,11 +184,10 @@ def _broker(environment: devenv.Environment, tier: Tier) -> Iterator[dict[str, s
         yield {"MEP_TEST_BROKER": urls["amqp"], "MEP_TEST_BROKER_API": urls["management"]} if urls else {}
 
 
-def _read(name: str, report: Path) -> Outcome:
-    """Return the counts in pytest's XML report; errors in set-up or clean-up count as failures."""
-    outcome = Outcome(name)
+def _read(outcome: Outcome, report: Path) -> None:
+    """Add the counts of pytest's XML report; errors in set-up or clean-up count as failures."""
     if not report.exists() or not report.read_bytes().strip():
-        return outcome
+        return
     for case in ElementTree.parse(report).iter("testcase"):
         where = f"{case.get('classname', '')}::{case.get('name', '')}"
         if case.find("failure") is not None or case.find("error") is not None:
@@ -171,7 +197,6 @@ def _read(name: str, report: Path) -> Outcome:
             outcome.reasons.append(f"{where}: {skip.get('message', '')}")
         else:
             outcome.passed += 1
-    return outcome
 
 
 def _report(outcomes: list[Outcome], options: Options) -> None:

@@ -41,8 +41,8 @@ def _listed(*extras: str) -> set[str]:
     return {re.split(r"[\[<>=!~ ]", line)[0] for line in lines if not line.startswith("mep[")}
 
 
-def _imported() -> set[str]:
-    names = {name.split(".")[0] for module in modules("src") for name, _ in imports(module)}
+def _imported(folder: str = "src") -> set[str]:
+    names = {name.split(".")[0] for module in modules(folder) for name, _ in imports(module)}
     return names - set(sys.stdlib_module_names) - {"mep", "None"}
 
 
@@ -54,6 +54,15 @@ def test_every_dependency_is_imported() -> None:
 def test_every_import_is_a_dependency() -> None:
     known = {MODULES.get(d, d) for d in _listed("endpoint", "relay")} | set(BROUGHT_ALONG)
     assert not _imported() - known
+
+
+def test_every_import_of_a_test_is_a_dependency() -> None:
+    ours = {path.stem for folder in ("tools", "tests") for path in (ROOT / folder).iterdir()}
+    stock = {
+        name for name in _imported("tests") if name.startswith("globus_compute")
+    }  # in an environment of its own
+    known = {MODULES.get(d, d) for d in _listed("endpoint", "relay", "dev")} | set(BROUGHT_ALONG)
+    assert not _imported("tests") - known - ours - stock - {"_pytest"}
 
 
 def test_the_sdk_needs_only_the_core_dependencies() -> None:

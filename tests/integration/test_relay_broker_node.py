@@ -220,7 +220,7 @@ def test_a_killed_relay_takes_its_node_with_it_and_touches_nothing_else(place: P
     system = [path for path in (Path("/var/lib/rabbitmq"), Path("/var/log/rabbitmq")) if path.exists()]
     before = [sorted((str(p), p.stat().st_mtime_ns) for p in path.rglob("*")) for path in system]
     runner = subprocess.Popen(
-        [sys.executable, str(_RUNNER), str(place / "data")],
+        [sys.executable, shutil.copy(_RUNNER, place), str(place / "data")],  # the checkout may be closed to `user`
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "HOME": str(home)},
