@@ -110,6 +110,7 @@ _STEPS: dict[str, Any] = {
     "ready": _say(privsep.Ready()),
     "fail": _say(privsep.Failed(code="TEMPLATE_INVALID", user_text="for the user", admin_text="for the admin")),
     "lie": _say(privsep.Failed(code="NO_SUCH_CODE", user_text="u", admin_text="a")),
+    "lower": _say(privsep.Lower(memory=2**30, pids=50)),
     "mapped": _say(privsep.Mapped(uid=0, gid=0, user="root", rule="mine", identity="x")),
     "garbage": lambda channel: channel.sock.send(b"\xff\xff\xff") and None,
     "huge": lambda channel: channel.sock.send(b"x" * 70_000) and None,

@@ -200,3 +200,13 @@ def test_another_mep_on_the_users_path_is_the_one_that_runs(
     text = refusal(site)
     assert "INTERPRETER_UNREADABLE" in text
     assert f"{folder}/python3" in text
+
+
+def test_a_template_lowers_limits_and_never_raises_them(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    template = "engine:\n  type: ThreadPoolEngine\nlimits:\n  memory: {{ memory }}\n  pids: 5000\n"
+    site = endpoint("lower", template=template, config={"limits": {"memory": "3 GiB", "pids": 300}})
+    sdk_env("alice@example.org")
+    for asked, found in (("2 GiB", 2), ("8 GiB", 3)):
+        with by_source(site.id, user_endpoint_config={"memory": asked}) as executor:
+            memory, processes = executor.submit(see_limits).result(WAIT_S)
+        assert (memory, processes) == (found * 2**30, 300)

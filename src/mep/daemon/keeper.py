@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from mep.admit.rules import LoadRules, Running, check_load
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
@@ -20,9 +22,10 @@ from mep.daemon.settings import Endpoint
 from mep.daemon.ueps import Reaper, Uep, Wish
 from mep.priv import clone
 from mep.priv.box import Box
+from mep.priv.limits import Limits
 from mep.wire import privsep
 from mep.wire.control import UepStatus
-from mep.wire.privsep import Failed, Go, Mapped, Note, Quit, Ready, Refresh, Spawned
+from mep.wire.privsep import Failed, Go, Lower, Mapped, Note, Quit, Ready, Refresh, Spawned
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +235,9 @@ class Keeper:
             uep.pid = message.pid
 
     def _on_ready(self, uep: Uep, _message: Ready) -> None:
+    def _on_lower(self, uep: Uep, message: Lower) -> None:
+        uep.box.limit(uep.box.limits.lowered(Limits(**msgspec.structs.asdict(message))))
+
         uep.state, uep.was_ready = "running", True
         self._cancel_deadline(uep)
         self._outcomes.ready(uep)
@@ -379,6 +385,7 @@ _HANDLERS: Final[dict[tuple[str, type], Callable[[Keeper, Uep, Any], None]]] = {
     ("mapping", Failed): Keeper._on_failed,
     ("starting", Spawned): Keeper._on_spawned,
     ("starting", Ready): Keeper._on_ready,
+    ("starting", Lower): Keeper._on_lower,
     ("starting", Failed): Keeper._on_failed,
     ("starting", Note): Keeper._on_note,
     ("running", Spawned): Keeper._on_spawned,

@@ -242,6 +242,7 @@ class Monitor:
             endpoint=self._endpoint,
             boot=self._parts.boot,
             rlimits=self._shelter.rlimits(self._limits),
+            controllers=sorted(self._shelter.controllers),
             pam_service=self._pam_service,
         )
         child = clone.spawn(lambda: serve_request(request, sock, box), cgroup_fd=box.first_fd)

@@ -59,6 +59,7 @@ class Request:
     endpoint: Endpoint
     boot: Callable[[Launch], int]
     rlimits: dict[int, int]
+    controllers: list[str]
     pam_service: str | None
 
 
@@ -204,6 +205,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         heartbeat_period_s=config.heartbeat_period,
         high_assurance=config.high_assurance,
         limits=config.limits.model_dump(exclude_none=True),
+        controllers=request.controllers,
     )
 
 

@@ -18,6 +18,7 @@ from mep.base.exits import Exit
 from mep.broker.loop import new_loop
 from mep.endpoint import hooks
 from mep.endpoint.home import Home, check_interpreter, make_home
+from mep.endpoint.limits import lower_limits
 from mep.endpoint.monitorlink import tell_failed
 from mep.endpoint.prepare import Plan, prepare
 from mep.endpoint.service import UserEndpoint
@@ -69,6 +70,7 @@ def _run(launch: Launch) -> int:
     plan = prepare(launch)
     home.redirect(level=logging.DEBUG if plan.config.debug else logging.INFO)
     log.info("user endpoint %s (request %s) as uid %d", launch.uep_id, launch.request_id, os.getuid())
+    lower_limits(launch, plan.config.limits)
     if plan.config.engine.type in _EXECUTING_ENGINES:
         check_interpreter(sys.executable)
     hooks.run_setup(plan.config.endpoint_setup, home)

@@ -24,7 +24,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     `endpoint_config`: plain data, the template's `parent_config`.
     `state_dir`: "" means ~/.local/state/mep/<uep id>.
     `mapped`: the endpoint maps identities (then the two globus_* facts go into the reports).
-    `limits`: what config.yaml set, for messages.
+    `limits`: what config.yaml set, for messages. `controllers`: the limits that cgroups enforce here.
     """
 
     endpoint_id: str
@@ -51,6 +51,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     high_assurance: bool = False
     state_dir: str = ""
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
+    controllers: list[str] = msgspec.field(default_factory=list)
 
 
 encode = msgspec.json.Encoder().encode

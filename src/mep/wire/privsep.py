@@ -10,10 +10,10 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
@@ -127,6 +127,15 @@ class Spawned(_Message, frozen=True, kw_only=True, tag="spawned"):
     pid: int
 
 
+class Lower(_Message, frozen=True, kw_only=True, tag="lower"):
+    """From a user endpoint that starts: lower its limits to these. None leaves one as it is; none is raised."""
+
+    memory: Annotated[int, Meta(gt=0)] | None = None  # bytes
+    swap: Annotated[int, Meta(ge=0)] | None = None  # bytes
+    pids: Annotated[int, Meta(gt=0)] | None = None
+    cpu: Annotated[float, Meta(gt=0)] | None = None
+
+
 class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
     """Sent by the user endpoint once it takes tasks."""
 
@@ -166,7 +175,7 @@ class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
 
 GateToMonitor = Start | ServiceState | Registered | Owner | Fatal
 MonitorToGate = Decision | UepEvent | Running | Reregister | Stop
-ChildToMonitor = Mapped | Spawned | Ready | Failed | Note
+ChildToMonitor = Mapped | Spawned | Lower | Ready | Failed | Note
 MonitorToChild = Go | Refresh | Quit
 
 R = TypeVar("R")
