@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from datetime import datetime
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -183,7 +184,13 @@ def _show(found: EndpointStatus) -> None:
     click.echo(f"{found.name} ({found.endpoint_id or 'not registered'}): {found.state}")
     for label, service in (("relay", found.relay), ("broker", found.broker)):
         if service is not None:
-            click.echo(f"  {label}: {service.state}" + (f" ({service.detail})" if service.detail else ""))
+            since = datetime.fromtimestamp(service.since).astimezone().isoformat(" ", "seconds")
+            detail = f": {service.detail}" if service.detail else ""
+            click.echo(f"  {label}: {service.state} since {since}{detail}")
+    for problem in found.problems:
+        click.echo(f"  takes no work: {problem}")
+    if found.kept_by:
+        click.echo(f"  user processes are kept by {found.kept_by}")
     for broken in found.broken_files:
         click.echo(f"  not in force: {broken.error}")
     for refusal in found.last_refusals[-5:]:

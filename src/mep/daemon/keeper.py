@@ -39,7 +39,7 @@ _REMEMBERED_COMMANDS: Final = 8
 class Ties:
     """What the keeper needs from its surroundings.
 
-    `fork`: fork the request process of a wish into a box. `obeyed`: the command is final, remember it.
+    `fork`: fork the request process of a wish into a box. `obeyed`: the command is final, remember it, or raise.
     `empty`: the last user endpoint is gone. `rules`: who may and how many, as config.yaml has it now.
     """
 
@@ -113,11 +113,11 @@ class Keeper:
 
     def _refresh(self, uep: Uep, wish: Wish) -> None:
         """It runs: hand it the newer credentials, and remember the command in case it is just leaving."""
+        self._ties.obeyed(wish)
         uep.token_ids.append(wish.claims.jti)
         self._replace(uep, "refreshed", wish)
         if uep.state != "mapping":
             self._send(uep, Refresh(), wish.payload_fd)
-        self._ties.obeyed(wish)
         self._outcomes.runs_already(wish)
         self._loop.call_later(RESTART_WITHIN_S, lambda: self._forget(uep, wish))
 
@@ -215,6 +215,8 @@ class Keeper:
                 raise stopping()
             rules = self._ties.rules()
             check_load(others, message.user, rules, draining=self.draining, recent_starts=recent, now=now)
+            if uep.command is not None:
+                self._ties.obeyed(uep.command)
         except MepError as refusal:
             self._kill(uep, refusal)
             return
@@ -226,7 +228,6 @@ class Keeper:
         self._set_deadline(uep, self._config.start_timeout_s)
         command, uep.command = uep.command, None
         if command is not None:
-            self._ties.obeyed(command)
             command.close()
         self._outcomes.admitted(uep)
 
@@ -234,10 +235,10 @@ class Keeper:
         if uep.box.has_session and not uep.pid:
             uep.pid = message.pid
 
-    def _on_ready(self, uep: Uep, _message: Ready) -> None:
     def _on_lower(self, uep: Uep, message: Lower) -> None:
         uep.box.limit(uep.box.limits.lowered(Limits(**msgspec.structs.asdict(message))))
 
+    def _on_ready(self, uep: Uep, _message: Ready) -> None:
         uep.state, uep.was_ready = "running", True
         self._cancel_deadline(uep)
         self._outcomes.ready(uep)
@@ -384,8 +385,8 @@ _HANDLERS: Final[dict[tuple[str, type], Callable[[Keeper, Uep, Any], None]]] = {
     ("mapping", Mapped): Keeper._on_mapped,
     ("mapping", Failed): Keeper._on_failed,
     ("starting", Spawned): Keeper._on_spawned,
-    ("starting", Ready): Keeper._on_ready,
     ("starting", Lower): Keeper._on_lower,
+    ("starting", Ready): Keeper._on_ready,
     ("starting", Failed): Keeper._on_failed,
     ("starting", Note): Keeper._on_note,
     ("running", Spawned): Keeper._on_spawned,

@@ -130,7 +130,7 @@ class Monitor:
     def run(self) -> int:
         """Serve until stopped; returns the exit status. Privilege: root for a multi-user endpoint."""
         self._gate.start()
-        self._parts.preload(self._files.template.text, self._files.schema, self._endpoint.config.model_dump(mode="json"))
+        self._parts.preload()
         self._control = ControlServer(
             self._loop, self._endpoint.paths.control_socket, self._verbs(), owner_uid=self._endpoint.owner.uid
         )
@@ -345,4 +345,6 @@ class Monitor:
             user_endpoints=self._keeper.statuses(),
             broken_files=self._files.broken,
             last_refusals=list(self._outcomes.shown),
+            kept_by=self._shelter.describe(),
+            problems=self._outcomes.problems(),
         )

@@ -36,11 +36,15 @@ class Outcomes:
     def check_audit(self) -> None:
         """Raise RefusedError(AUDIT_UNWRITABLE) if what would happen now could not be written down."""
         if not self._audit.check():
-            raise RefusedError(
-                Code.AUDIT_UNWRITABLE,
-                "This endpoint takes no work at present.",
-                admin_text=f"The audit log {self._audit.path} cannot be written: {self._audit.why}.",
-            )
+            text = "This endpoint takes no work at present."
+            raise RefusedError(Code.AUDIT_UNWRITABLE, text, admin_text=self._audit_trouble())
+
+    def problems(self) -> list[str]:
+        """Return what keeps every start from being obeyed at present, for `mep status`."""
+        return [] if self._audit.check() else [f"{Code.AUDIT_UNWRITABLE.value}: {self._audit_trouble()}"]
+
+    def _audit_trouble(self) -> str:
+        return f"The audit log {self._audit.path} cannot be written: {self._audit.why}."
 
     def refused(self, request_id: str, error: MepError, claims: StartClaims | None) -> None:
         """A command is not obeyed. `claims`: None where they are not to be believed."""
@@ -127,7 +131,7 @@ class Outcomes:
                 "request_id": request_id,
                 "identity": who,
                 "code": error.code.value,
-                "text": error.admin_text,
+                "text": " ".join(error.admin_text.split("\n")),  # one line: `mep status` shows it as such
             }
         )
 
@@ -176,7 +180,7 @@ def _as_told(failed: Failed) -> MepError:
         code = Code(failed.code)
     except ValueError:
         code = Code.UEP_DIED
-    return HostError(code, failed.user_text, admin_text=failed.admin_text, step="")
+    return HostError(code, cap_text(failed.user_text), admin_text=cap_text(failed.admin_text), step="")
 
 
 def mapping_late(limit_s: float) -> MepError:

@@ -105,14 +105,23 @@ class State:
         """Write down a command that was obeyed, so that a restarted daemon does not obey it again.
 
         Not synced to the disk: it outlives any process, and after a power cut the commands are too old anyway.
+        HostError(SPAWN_FAILED) if it cannot be written.
         """
-        with open(self._directory / _REPLAYS, "a") as file:
-            file.write(f"{until:.0f} {json.dumps(token_id)}\n")
+        path = self._directory / _REPLAYS
+        try:
+            with open(path, "a") as file:
+                file.write(f"\n{until:.0f} {json.dumps(token_id)}\n")  # its own line, whatever a full disk left
+        except OSError as error:
+            raise HostError(
+                Code.SPAWN_FAILED,
+                "The endpoint could not start your process.",
+                admin_text=f"Cannot write {path}: {error.strerror}; what cannot be remembered is not obeyed.",
+            ) from None
 
     def _read_replays(self) -> ReplayCache:
         now = time.time()
         remembered: dict[str, float] = {}
-        for line in self._read(_REPLAYS).splitlines():
+        for line in filter(None, self._read(_REPLAYS).splitlines()):
             until, _, token_id = line.partition(" ")
             try:
                 if float(until) > now:

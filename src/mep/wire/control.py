@@ -45,7 +45,10 @@ class FileStatus(Struct, frozen=True, kw_only=True):
 
 
 class EndpointStatus(Struct, frozen=True, kw_only=True):
-    """What `mep status --json` prints. `state`: starting | running | draining | stopping | stopped."""
+    """What `mep status --json` prints. `state`: starting | running | draining | stopping | stopped.
+
+    `kept_by`: what holds the users' processes together. `problems`: what keeps it from taking work now.
+    """
 
     name: str
     endpoint_id: str
@@ -57,6 +60,8 @@ class EndpointStatus(Struct, frozen=True, kw_only=True):
     user_endpoints: list[UepStatus] = []
     broken_files: list[FileStatus] = []
     last_refusals: list[dict[str, str]] = []
+    kept_by: str = ""
+    problems: list[str] = []
 
 
 class Reply(Struct, frozen=True, kw_only=True):
