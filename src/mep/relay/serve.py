@@ -16,7 +16,9 @@ from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.base.log import setup_logging
 from mep.relay.app import make_app
+from mep.relay.auth.keys import Keys
 from mep.relay.settings import Settings
+from mep.relay.store.engine import create_tables, default_url, open_writer
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def run(settings: Settings, *, debug: bool = False) -> None:
             f"Another relay serves {settings.data_dir}.",
             step="Stop it, or use another --data-dir.",
         ) from None
+    _check(settings)
     listening = _listen(settings)
     host, port = listening.getsockname()[:2]
     log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
@@ -59,6 +62,17 @@ def run(settings: Settings, *, debug: bool = False) -> None:
     server.run(sockets=[listening])
     if not server.started:
         raise HostError(Code.INTERNAL, "The relay could not start; the log says why.", step="")
+
+
+def _check(settings: Settings) -> None:
+    """Read the keys and the database once, here where a fault becomes one line; the web server would print a
+    traceback."""
+    Keys(settings.data_dir)
+    engine = open_writer(settings.database_url.reveal() or default_url(settings.data_dir))
+    try:
+        create_tables(engine)
+    finally:
+        engine.dispose()
 
 
 class _Server(uvicorn.Server):

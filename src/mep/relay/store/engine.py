@@ -8,7 +8,10 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from mep.base.codes import Code
+from mep.base.errors import HostError, InputError
 from mep.relay.store.schema import metadata
 
 _BUSY_TIMEOUT_MS = 15_000  # how long a writer waits for another process's transaction
@@ -20,7 +23,12 @@ def default_url(data_dir: Path) -> str:
 
 
 def is_sqlite(url: str) -> bool:
-    return make_url(url).get_backend_name() == "sqlite"
+    """InputError(CONFIG_INVALID) for what is no database URL."""
+    try:
+        return make_url(url).get_backend_name() == "sqlite"
+    except ArgumentError:
+        text = "--database-url: wanted a SQLAlchemy URL such as postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+        raise InputError(Code.CONFIG_INVALID, text, step="") from None
 
 
 def open_writer(url: str) -> Engine:
@@ -41,9 +49,18 @@ def open_reader(url: str) -> Engine:
 
 
 def create_tables(engine: Engine) -> None:
-    """Make the tables that are missing; safe when several processes do it at once."""
-    with engine.begin() as connection:
-        metadata.create_all(connection)
+    """Make the tables that are missing; safe when several processes do it at once.
+
+    HostError(CONFIG_UNREADABLE) if there is no database, or something else in its place.
+    """
+    try:
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+    except DBAPIError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise HostError(
+            Code.CONFIG_UNREADABLE, f"Cannot use the database {where}: {error.orig}.", step=""
+        ) from None
 
 
 def _open(url: str) -> Engine:
@@ -74,5 +91,10 @@ def _open(url: str) -> Engine:
 
 def _make_private(path: Path) -> None:
     """Create the file for its owner only; SQLite's side files take over its mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise HostError(
+            Code.CONFIG_UNREADABLE, f"Cannot use {path.parent} for the relay's data: {error.strerror}.", step=""
+        ) from None
