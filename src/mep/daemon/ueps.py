@@ -83,7 +83,7 @@ class Uep:
             state={"mapping": "starting"}.get(self.state, self.state),
             since=self.since,
             identity=self.username or self.subject,
-            note=self.note,
+            note=" ".join(self.note.split("\n")),
             tasks_done=self.tasks_done,
             tasks_pending=self.tasks_pending,
         )
