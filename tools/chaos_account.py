@@ -14,6 +14,8 @@ from chaos_client import Job
 
 #: How a task may end when things are killed under it. Anything else is a fault of ours.
 NAMED = ("TASK_LOST", "WORKER_LOST", "UEP_DIED", "RELAY_UNREACHABLE")
+#: The relay's words for a user endpoint that forgot a task. One that keeps a journal forgets none.
+FORGOTTEN = "ended before it sent a result"
 MOST_NAMED = 0.1  # of all tasks: "everything was lost, with a code" is no success
 
 
@@ -69,6 +71,8 @@ def _settle_one(job: Job, account: Account, states: _Relay) -> None:
             wrong = "has a result and never ran to its end"
         if not wrong and began[marker] > 1 and not job.options["retry"]:
             wrong = f"began {began[marker]} times"
+        if not wrong and outcome == "TASK_LOST":
+            wrong = _lost_wrongly(entries[0]["text"], began[marker], retry=job.options["retry"])
         if wrong:
             task_id = entries[0].get("task_id") if entries else None
             ran = f"began {began[marker]}, ended {ended[marker]} times"
@@ -92,6 +96,12 @@ def _judge(marker: str, entries: list[dict[str, Any]]) -> tuple[str, str]:
     if entry["code"] in NAMED:
         return entry["code"], "" if entry["code"] in entry["text"] else "its error does not show the code"
     return entry["code"] or entry["error"], f"unexpected error: {entry['error']} {entry['text'][-400:]!r}"
+
+
+def _lost_wrongly(text: str, began: int, *, retry: bool) -> str:
+    if FORGOTTEN in text:
+        return "its user endpoint kept no account of it"
+    return f"lost after {began} starts, and to be retried" if retry and began < 3 else ""
 
 
 def _lines(path: str) -> list[str]:

@@ -56,6 +56,7 @@ def test_a_right_task_is_no_offence(tmp_path: Path) -> None:
         ([RIGHT], "began ended began ended", "began 2 times"),
         ([{"error": "OSError", "code": "", "text": "broken"}], "", "unexpected error"),
         ([{**LOST, "text": "it died"}], "", "does not show the code"),
+        ([{**LOST, "text": "TASK_LOST: it ended before it sent a result"}], "", "kept no account"),
     ],
 )
 def test_each_broken_promise_is_an_offence(
@@ -66,6 +67,10 @@ def test_each_broken_promise_is_an_offence(
 
 def test_a_second_run_is_allowed_where_the_template_says_so(tmp_path: Path) -> None:
     assert books(tmp_path, [RIGHT], "began began ended", retry=True).offences == []
+
+
+def test_a_lost_task_that_was_to_be_retried_is_an_offence(tmp_path: Path) -> None:
+    assert any("to be retried" in text for text in books(tmp_path, [LOST], "began", retry=True).offences)
 
 
 def test_what_the_relay_still_has_open_is_an_offence(tmp_path: Path) -> None:
