@@ -185,3 +185,28 @@ def test_without_root_only_the_owner_is_served(
 
 def titled_uids(text: str) -> set[int]:
     return {Path(f"/proc/{pid}").stat().st_uid for pid in titled(text)}
+
+
+def test_an_owner_who_is_logged_in_needs_no_client(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    carol = pwd.getpwnam("carol")
+    (open_dir / "etc").mkdir()
+    shutil.chown(open_dir / "etc", "carol")
+    site = endpoint("mine", user="carol", start=False)
+    site.extra_env.clear()
+    assert "NOT_LOGGED_IN" in site.mep("start", "mine", check=False).stderr
+    stored = Path(carol.pw_dir) / ".config" / "mep" / "credentials.json"
+    stored.parent.mkdir(parents=True)
+    stored.write_text(json.dumps({"relay": site.relay.url, "token": site.relay.token("carol@example.org")}))
+    stored.chmod(0o600)
+    for path in (stored, stored.parent, stored.parent.parent):
+        shutil.chown(path, "carol")
+    try:
+        site.start()
+        sdk_env("carol@example.org")
+        with by_source(site.id) as executor:
+            executor.submit(process_id).result(WAIT_S)
+        assert [uep["user"] for uep in site.user_endpoints()] == ["carol"]
+    finally:
+        stored.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from datetime import datetime
 from types import FrameType
 from typing import Any, NoReturn
@@ -66,6 +67,8 @@ def _start(paths: EndpointPaths, *, detach: bool, wait_s: float, credentials_fd:
     endpoint = prepare(paths, environment=os.environ, credentials_fd=credentials_fd, warn=warnings)
     for warning in warnings:
         click.echo(f"mep: {warning}", err=True)
+    if endpoint.credentials_fd < 0 and not endpoint.privileged:
+        endpoint = replace(endpoint, credentials_fd=_stored_login(endpoint.relay_url))
     if endpoint.credentials_fd < 0:
         raise InputError(
             Code.NOT_LOGGED_IN,
@@ -93,6 +96,20 @@ def _start(paths: EndpointPaths, *, detach: bool, wait_s: float, credentials_fd:
         _tell(paths, Request(verb="stop"))
     click.echo(f"mep: {text}", err=True)
     return status
+
+
+def _stored_login(relay_url: str) -> int:
+    """Return an fd with what `mep login` stored for this relay, or -1. Only for an endpoint that serves its owner.
+
+    Root does not ask: what is read here stays in the memory that user processes are forked from.
+    """
+    from mep.daemon.credentials import in_memory
+    from mep.sdk.login_file import read_login
+
+    login = read_login()
+    if login is None or login.relay.rstrip("/") != relay_url.rstrip("/"):
+        return -1
+    return in_memory({"token": login.token.reveal()})
 
 
 def _boot(launch: Any) -> int:

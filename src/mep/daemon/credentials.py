@@ -31,10 +31,13 @@ def take_from_environment(environment: MutableMapping[str, str]) -> int:
     for names in (*_CLIENTS, (_TOKEN,)):
         for name in names:
             environment.pop(name, None)
-    if not found:
-        return -1
-    fd = os.memfd_create("credentials", 0)
-    os.write(fd, json.dumps(found).encode())
+    return in_memory(found) if found else -1
+
+
+def in_memory(credentials: Mapping[str, str]) -> int:
+    """Return a memfd that holds them, as JSON."""
+    fd = os.memfd_create("credentials", os.MFD_CLOEXEC)
+    os.write(fd, json.dumps(credentials).encode())
     return fd
 
 

@@ -28,7 +28,7 @@ from mep.daemon.state import clean_environment
 from mep.host.accounts import find_account, own_account
 from mep.identity.mapping import Mapping, Match, not_mapped, usable
 from mep.priv import fds, session, syscalls
-from mep.priv.become import Terms, User, become_user, settle
+from mep.priv.become import Terms, User, become_user, settle, take_groups
 from mep.priv.box import Box
 from mep.priv.pam import Pam
 from mep.wire.launch import Launch
@@ -111,7 +111,7 @@ def _hold_session(
     if request.pam_service is not None:
         syscalls.join_new_session_keyring()  # root's own keys are not the user's; pam_keyinit may make another
         pam = Pam(request.pam_service, account.name)
-        os.setgroups(sorted({account.gid, *account.gids}))
+        take_groups(account.gid, account.gids)
         opened, close = pam.open(), pam.close
     return session.hold(
         lambda: _become_and_boot(request, account, launch, channel, us, opened),

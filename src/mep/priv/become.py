@@ -63,7 +63,7 @@ def become_user(user: User, terms: Terms) -> None:
         _set_limits(terms.rlimits)
         if not terms.setuid_programs:
             caps.drop_bounding_set()
-        os.setgroups(sorted({user.gid, *user.groups}))
+        take_groups(user.gid, user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
         caps.drop_all()
@@ -74,6 +74,14 @@ def become_user(user: User, terms: Terms) -> None:
         raise _not_dropped(f"uid {user.uid}: {error}") from None
     _prove(user, terms)
     settle(user, terms)
+
+
+def take_groups(gid: int, groups: Collection[int]) -> None:
+    """Have exactly these supplementary groups; OSError as the kernel says. Privilege: CAP_SETGID.
+
+    Apart from the drop it is what PAM's modules expect to find in a session process, which stays root.
+    """
+    os.setgroups(sorted({gid, *groups}))
 
 
 def settle(user: User, terms: Terms) -> None:
