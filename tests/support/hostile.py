@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 def pry(pids: list[int]) -> list[str]:
     """Try to read, trace, signal or change the processes of others; return what worked."""
@@ -47,7 +49,7 @@ def pry(pids: list[int]) -> list[str]:
     def trace(pid: int) -> None:
         call(libc.ptrace(0x4206, pid, 0, 0))  # PTRACE_SEIZE stops nobody
 
-    ways = {
+    ways: dict[str, Callable[..., object]] = {
         "environ": lambda pid: read(f"/proc/{pid}/environ"),
         "mem": lambda pid: os.open(f"/proc/{pid}/mem", os.O_RDWR),
         "maps": lambda pid: read(f"/proc/{pid}/maps"),
@@ -95,7 +97,7 @@ def break_in(paths: list[str]) -> list[str]:
     def look(path: str) -> None:
         os.listdir(path) if os.path.isdir(path) else os.close(os.open(path, os.O_RDONLY))
 
-    ways = {
+    ways: dict[str, Callable[..., object]] = {
         "read": look,
         "write": lambda path: os.close(os.open(path, os.O_WRONLY)),
         "append": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)),
@@ -211,7 +213,7 @@ def regain_root() -> list[str]:
 
     libc = ctypes.CDLL(None, use_errno=True)
     done = []
-    ways = {
+    ways: dict[str, Callable[..., object]] = {
         "setuid": lambda: os.setuid(0),
         "setreuid": lambda: os.setreuid(0, 0),
         "setresuid": lambda: os.setresuid(-1, -1, 0),
