@@ -108,7 +108,7 @@ _SEE_OPTIONS = "Correct user_endpoint_config and submit again."
 NEXT_STEPS: dict[Code, NextStep] = {
     Code.AUTH_REQUIRED: NextStep(
         "Log in again with `mep login`, or set MEP_TOKEN to a current token.",
-        "Make a new token with `mep relay token`.",
+        "Make a new token with `mep relay token`, or an endpoint's credentials with `mep relay client`.",
     ),
     Code.NOT_LOGGED_IN: NextStep("Run `mep login`, or set MEP_RELAY_URL and MEP_TOKEN.", ""),
     Code.IDENTITY_NOT_MAPPED: NextStep(

@@ -17,7 +17,7 @@ from mep.daemon import commands, notices
 from mep.daemon.notices import Notices
 from mep.wire.command import QueueInfo
 from mep.wire.envelope import StatusReport
-from mep.wire.privsep import Decision, Start, UepEvent
+from mep.wire.privsep import Decision, Dismissed, Start, UepEvent, cap_text
 from mep.wire.rest import RegistrationAnswer
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ class CommandLine:
     """Consumes the command queue, publishes about the endpoint and its user endpoints, over reconnects.
 
     `ask` puts a command before the monitor; `decided` brings the answer, and only then it is acknowledged.
-    `tell_state` hears how we stand with the broker ("connected" means: consuming).
+    `dismissed` hears of a command that is refused here. `tell_state` hears how we stand with the broker
+    ("connected" means: consuming).
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class CommandLine:
         heartbeat: StatusReport,
         period_s: float,
         ask: Ask,
+        dismissed: Callable[[Dismissed], None],
         tell_state: Callable[[str, float, str], None],
         on_refused: Callable[[], None],
     ) -> None:
         self._endpoint_id, self._amqp_port = answer.endpoint_id, amqp_port
         self._heartbeat, self._period_s = heartbeat, period_s
-        self._ask, self._tell_state, self._on_refused = ask, tell_state, on_refused
+        self._ask, self._dismissed, self._tell_state, self._on_refused = ask, dismissed, tell_state, on_refused
         self._pending: dict[str, tuple[Delivery, str]] = {}  # by request: its delivery, its user endpoint
         self._beating: asyncio.TimerHandle | None = None
         self._commands_url, self._beats_url = self._urls(answer)
@@ -104,7 +106,11 @@ class CommandLine:
         except commands.Refused as refused:
             log.warning("a start command for %s is refused: %s", refused.uep_id, refused.error.for_admin())
             self._notices.remember(refused.uep_id, refused.reply_to)
-            self._tell(refused.uep_id, refused.request_id, refused.error.code.value, _with_step(refused.error))
+            code = refused.error.code.value
+            self._dismissed(
+                Dismissed(request_id=refused.request_id, code=code, text=cap_text(refused.error.admin_text))
+            )
+            self._tell(refused.uep_id, refused.request_id, code, _with_step(refused.error))
             self._consumer.ack(delivery)
             return
         self._notices.remember(read.uep_id, read.reply_to)

@@ -156,7 +156,7 @@ class LiveFiles:
         return load_endpoint_config(self._text(path), source=str(path))
 
     def _read_template(self, path: Path) -> Template:
-        if not path.exists() and self._paths.template_fallback.exists():
+        if _is_absent(path) and not _is_absent(self._paths.template_fallback):
             path = self._paths.template_fallback  # older stock folders
         others = sorted(p for p in path.parent.glob("*.j2") if p != path)
         template = Template(self._text(path), path.name, {other.name: self._text(other) for other in others})
@@ -164,7 +164,7 @@ class LiveFiles:
         return template
 
     def _read_schema(self, path: Path) -> dict[str, Any] | None:
-        if not path.exists():
+        if _is_absent(path):
             return None
         try:
             schema = json.loads(self._text(path))
@@ -176,12 +176,12 @@ class LiveFiles:
         return schema
 
     def _read_environment(self, path: Path) -> dict[str, str]:
-        if not path.exists():
+        if _is_absent(path):
             return {}
         return load_user_environment(self._text(path), source=str(path))
 
     def _read_mapping(self, path: Path) -> tuple[str, Mapping]:
-        if not path.exists():
+        if _is_absent(path):
             raise InputError(
                 Code.CONFIG_INVALID,
                 f"{path} is missing: an endpoint that root starts must say who becomes whom.",
@@ -197,3 +197,14 @@ class LiveFiles:
         for warning in mapping.warnings:
             log.warning("%s", warning)
         return text, mapping
+
+
+def _is_absent(path: Path) -> bool:
+    """Tell whether there is no such file; one that cannot be looked at counts as there: reading it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -113,6 +113,7 @@ class Gate:
             heartbeat=notices.heartbeat(answer.endpoint_id, self._settings.heartbeat_period_s),
             period_s=self._settings.heartbeat_period_s,
             ask=self._ask,
+            dismissed=self._monitor.say,
             tell_state=self._tell_broker,
             on_refused=self._on_broker_refused,
         )

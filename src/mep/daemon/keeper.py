@@ -217,6 +217,7 @@ class Keeper:
             check_load(others, message.user, rules, draining=self.draining, recent_starts=recent, now=now)
             if uep.command is not None:
                 self._ties.obeyed(uep.command)
+            self._outcomes.write_admission(uep)
         except MepError as refusal:
             self._kill(uep, refusal)
             return

@@ -17,7 +17,7 @@ import msgspec
 import setproctitle
 
 import mep
-from mep.base.codes import Code
+from mep.base.codes import Code, next_step
 from mep.base.errors import InputError, MepError
 from mep.base.exits import Exit
 from mep.daemon.audit import AuditLog
@@ -41,7 +41,7 @@ from mep.priv.box import Box
 from mep.priv.limits import Limits
 from mep.wire import control
 from mep.wire.control import EndpointStatus, Reply, ServiceStatus
-from mep.wire.privsep import Fatal, Owner, Registered, Reregister, ServiceState, Start
+from mep.wire.privsep import Dismissed, Fatal, Owner, Registered, Reregister, ServiceState, Start
 from mep.wire.rest import RegistrationMetadata, RegistrationRequest
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,7 @@ class Monitor:
                 ServiceState: self._on_service,
                 Registered: self._on_registered,
                 Owner: self._on_owner,
+                Dismissed: lambda message, _fd: self._outcomes.dismissed(message),
                 Fatal: self._on_fatal,
             },
             running=self._keeper.ids,
@@ -212,7 +213,8 @@ class Monitor:
         self._owner_identities = frozenset(message.identities)
 
     def _on_fatal(self, message: Fatal, _fd: int | None) -> None:
-        self._fail(message.exit_code, f"{message.code}: {message.text}")
+        step = next_step(Code(message.code)).admin if message.code in Code.__members__ else ""
+        self._fail(message.exit_code, f"{message.code}: {message.text}" + (f" {step}" if step else ""))
 
     def _fail(self, status: int, text: str) -> None:
         log.error("endpoint %s: cannot go on: %s", self._name, text)

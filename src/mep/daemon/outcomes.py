@@ -12,7 +12,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.daemon.audit import AuditLog
 from mep.daemon.ueps import Uep, Wish
-from mep.wire.privsep import Decision, Failed, UepEvent, cap_text
+from mep.wire.privsep import Decision, Dismissed, Failed, UepEvent, cap_text
 from mep.wire.signing import StartClaims
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,15 @@ class Outcomes:
     def check_audit(self) -> None:
         """Raise RefusedError(AUDIT_UNWRITABLE) if what would happen now could not be written down."""
         if not self._audit.check():
-            text = "This endpoint takes no work at present."
-            raise RefusedError(Code.AUDIT_UNWRITABLE, text, admin_text=self._audit_trouble())
+            raise self._unwritable()
 
     def problems(self) -> list[str]:
         """Return what keeps every start from being obeyed at present, for `mep status`."""
         return [] if self._audit.check() else [f"{Code.AUDIT_UNWRITABLE.value}: {self._audit_trouble()}"]
+
+    def _unwritable(self) -> RefusedError:
+        text = "This endpoint takes no work at present."
+        return RefusedError(Code.AUDIT_UNWRITABLE, text, admin_text=self._audit_trouble())
 
     def _audit_trouble(self) -> str:
         return f"The audit log {self._audit.path} cannot be written: {self._audit.why}."
@@ -68,16 +71,29 @@ class Outcomes:
             Decision(request_id=request_id, verdict="refused", code=error.code.value, user_text=user_text(error))
         )
 
+    def dismissed(self, message: Dismissed) -> None:
+        """The gate has refused a command, unverified, and has logged it: `mep status` shows it, too."""
+        try:
+            code = Code(message.code)
+        except ValueError:
+            code = Code.COMMAND_MALFORMED
+        error = RefusedError(code, "The endpoint refused a start command.", admin_text=cap_text(message.text))
+        self._show(message.request_id[:100], error, "not verified")
+
     def refused_before(self, token_id: str) -> MepError:
         """Return the refusal of a command that comes again: the one it got, or that it is old."""
         return self._refused.get(token_id) or RefusedError(
             Code.COMMAND_REPLAYED, "This start command was obeyed before."
         )
 
+    def write_admission(self, uep: Uep) -> None:
+        """Write down that it is about to become its user; RefusedError(AUDIT_UNWRITABLE): it may not."""
+        if not self._audit.write("start-admitted", **_facts(uep), rule=uep.rule):
+            raise self._unwritable()
+
     def admitted(self, uep: Uep) -> None:
         """A user endpoint is about to become its user."""
         log.info("%s: admitted by %s", uep.describe(), uep.rule)
-        self._audit.write("start-admitted", **_facts(uep), rule=uep.rule)
         self._decided(Decision(request_id=uep.request_id, verdict="started"))
 
     def runs_already(self, wish: Wish) -> None:

@@ -62,6 +62,14 @@ class Owner(_Message, frozen=True, kw_only=True, tag="owner"):
     identities: list[str]
 
 
+class Dismissed(_Message, frozen=True, kw_only=True, tag="dismissed"):
+    """The gate has refused a start command by itself, before any check of its signature: only shown."""
+
+    request_id: str
+    code: str
+    text: str
+
+
 class Fatal(_Message, frozen=True, kw_only=True, tag="fatal"):
     """The gate cannot go on and a restart would not help (401, 404, locked ...)."""
 
@@ -173,7 +181,7 @@ class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
     grace_s: float
 
 
-GateToMonitor = Start | ServiceState | Registered | Owner | Fatal
+GateToMonitor = Start | ServiceState | Registered | Owner | Dismissed | Fatal
 MonitorToGate = Decision | UepEvent | Running | Reregister | Stop
 ChildToMonitor = Mapped | Spawned | Lower | Ready | Failed | Note
 MonitorToChild = Go | Refresh | Quit
