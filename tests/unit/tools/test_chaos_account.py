@@ -56,6 +56,7 @@ def test_a_right_task_is_no_offence(tmp_path: Path) -> None:
         ([RIGHT], "began ended began ended", "began 2 times"),
         ([{"error": "OSError", "code": "", "text": "broken"}], "", "unexpected error"),
         ([{**LOST, "text": "it died"}], "", "does not show the code"),
+        ([{**LOST, "code": "RELAY_UNREACHABLE"}], "", "accepted, and given up"),
         ([{**LOST, "text": "TASK_LOST: it ended before it sent a result"}], "", "kept no account"),
     ],
 )
