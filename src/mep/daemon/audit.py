@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,16 @@ class AuditLog:
 
     def write(self, event: str, **fields: Any) -> bool:
         """Append one line; False (and unhealthy) if it is not wholly in the file."""
-        if self.path is None:
+        return self.write_all([{"event": event, **fields}])
+
+    def write_all(self, events: Sequence[dict[str, Any]]) -> bool:
+        """Append a line each, with one write; False (and unhealthy): none of them is in the file."""
+        if self.path is None or not events:
             return True
         now = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **{k: _capped(v) for k, v in fields.items()}})
+        lines = (json.dumps({"time": now, **{k: _capped(v) for k, v in fields.items()}}) for fields in events)
         try:
-            self._append((line + "\n").encode())
+            self._append(("\n".join(lines) + "\n").encode())
         except OSError as error:
             self.close()
             self._become(healthy=False, why=error.strerror or str(error))

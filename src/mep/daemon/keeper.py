@@ -7,25 +7,24 @@ import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from mep.admit.rules import LoadRules, Running, check_load
+from mep.admit.rules import Running, check_load
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.daemon.childchannel import ChildChannel
 from mep.daemon.loop import Loop
-from mep.daemon.outcomes import Outcomes, forged, how_it_ended, mapping_late, start_late, stopping
+from mep.daemon.outcomes import forged, how_it_ended, mapping_late, start_late, stopping
 from mep.daemon.settings import Endpoint
+from mep.daemon.ties import Ties
 from mep.daemon.ueps import Reaper, Uep, Wish
-from mep.priv import clone
-from mep.priv.box import Box
 from mep.priv.limits import Limits
 from mep.wire import privsep
 from mep.wire.control import UepStatus
-from mep.wire.privsep import Failed, Go, Lower, Mapped, Note, Quit, Ready, Refresh, Spawned
+from mep.wire.privsep import Failed, Go, Hold, Lower, Mapped, Note, Quit, Ready, Refresh, Spawned
+from mep.wire.taskevents import TaskEvents
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +32,6 @@ RESTART_WITHIN_S: Final = 30.0  # a command for a running user endpoint counts a
 _SESSION_CLOSE_S: Final = 11.0  # a session process gives PAM 10 s to close
 _MAPPING_SLACK_S: Final = 0.5  # a mapping program has its own limit; this one is for everything else
 _REMEMBERED_COMMANDS: Final = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ties:
-    """What the keeper needs from its surroundings.
-
-    `fork`: fork the request process of a wish into a box. `obeyed`: the command is final, remember it, or raise.
-    `empty`: the last user endpoint is gone. `rules`: who may and how many, as config.yaml has it now.
-    """
-
-    make_box: Callable[[str], Box]
-    fork: Callable[[Wish, Box, Any], clone.Child]
-    outcomes: Outcomes
-    obeyed: Callable[[Wish], None]
-    empty: Callable[[], None]
-    rules: Callable[[], LoadRules]
 
 
 class Keeper:
@@ -251,6 +234,9 @@ class Keeper:
         uep.note = privsep.cap_text(message.state)[:200]
         uep.tasks_done, uep.tasks_pending = message.tasks_done, message.tasks_pending
 
+    def _on_tasks(self, uep: Uep, message: TaskEvents) -> None:
+        self._outcomes.tasks(uep, message)
+
     def _send(self, uep: Uep, message: privsep.MonitorToChild, fd: int | None = None) -> None:
         try:
             uep.channel.send(message, fd)
@@ -260,6 +246,12 @@ class Keeper:
             pass  # it is ending: its pidfd tells
 
     # ---- ends ----
+
+    def hold(self, why: str) -> None:
+        """Let all take no more tasks, because of `why`; "": let them take tasks again."""
+        for uep in self._ueps.values():
+            if uep.state in ("starting", "running") and not uep.quit_asked:
+                self._send(uep, Hold(why=why))
 
     def stop_all(self) -> None:
         """Ask all to finish, kill who does not within the grace period; `ties.empty` hears when all are gone."""
@@ -329,7 +321,7 @@ class Keeper:
 
     def _on_gone(self, uep: Uep) -> None:
         """Its last process is gone: say how it ended, free what it held, obey what came meanwhile."""
-        while uep.failed is None and uep.killed_because is None and self._last_words(uep):
+        while self._last_words(uep):
             pass
         uep.channel.close()
         ended, admitted = how_it_ended(uep), uep.command is None
@@ -358,9 +350,12 @@ class Keeper:
         message, fd = got
         if fd is not None:
             os.close(fd)
-        if isinstance(message, Failed):
+        told = uep.failed is not None or uep.killed_because is not None
+        if isinstance(message, TaskEvents) and uep.command is None:
+            self._outcomes.tasks(uep, message)
+        elif isinstance(message, Failed) and not told:
             uep.failed = message
-        elif isinstance(message, Ready):
+        elif isinstance(message, Ready) and not told:
             uep.was_ready = True
         return True
 
@@ -390,9 +385,12 @@ _HANDLERS: Final[dict[tuple[str, type], Callable[[Keeper, Uep, Any], None]]] = {
     ("starting", Ready): Keeper._on_ready,
     ("starting", Failed): Keeper._on_failed,
     ("starting", Note): Keeper._on_note,
+    ("starting", TaskEvents): Keeper._on_tasks,
     ("running", Spawned): Keeper._on_spawned,
     ("running", Failed): Keeper._on_failed,
     ("running", Note): Keeper._on_note,
+    ("running", TaskEvents): Keeper._on_tasks,
     ("stopping", Note): Keeper._on_note,
+    ("stopping", TaskEvents): Keeper._on_tasks,
     ("stopping", Failed): Keeper._on_failed,
 }

@@ -25,13 +25,15 @@ from mep.daemon.controlserver import ControlServer
 from mep.daemon.files import LiveFiles
 from mep.daemon.gatekeeper import Gatekeeper
 from mep.daemon.gatesettings import GateSettings
-from mep.daemon.keeper import Keeper, Ties
+from mep.daemon.keeper import Keeper
 from mep.daemon.loop import Loop, Timer
 from mep.daemon.outcomes import Outcomes
 from mep.daemon.request import Request, serve_request
 from mep.daemon.settings import Endpoint, Parts
 from mep.daemon.shelter import Shelter
 from mep.daemon.state import State, make_private_directory
+from mep.daemon.tasklog import TaskLog
+from mep.daemon.ties import Ties
 from mep.daemon.ueps import Wish
 from mep.daemon.verify import Verifier
 from mep.host.notify import tell_systemd
@@ -46,6 +48,7 @@ from mep.wire.rest import RegistrationMetadata, RegistrationRequest
 
 log = logging.getLogger(__name__)
 
+_AUDIT_AGAIN_S = 2.0
 _SETTLE_S = 0.2  # an editor writes a file in several steps; several files change together
 
 OnUp = Callable[[int, str], None]
@@ -86,16 +89,22 @@ class Monitor:
         self._stopping = False
         self._settling: Timer | None = None
         self._control: ControlServer | None = None
-        self._audit = AuditLog(endpoint.paths.audit_log)
+        self._audit = AuditLog(endpoint.paths.audit_log, on_change=lambda _healthy, _why: self._audit_changed())
+        self._audit_timer: Timer | None = None
         self._audit.open()
         self._outcomes = Outcomes(
             decided=lambda decision: self._gate.decided(decision),
             happened=lambda event: self._gate.say(event),
             audit=self._audit,
+            task_log=TaskLog(self._audit, on_trouble=self._audit_changed),
         )
-        self._keeper = Keeper(
+        self._keeper = self._make_keeper()
+        self._gate = self._make_gate()
+
+    def _make_keeper(self) -> Keeper:
+        return Keeper(
             self._loop,
-            endpoint,
+            self._endpoint,
             Ties(
                 make_box=lambda name: self._shelter.make_box(
                     name, session=self._pam_service is not None, limits=self._limits
@@ -107,10 +116,12 @@ class Monitor:
                 rules=lambda: self._files.config,
             ),
         )
-        self._gate = Gatekeeper(
+
+    def _make_gate(self) -> Gatekeeper:
+        return Gatekeeper(
             self._loop,
-            endpoint,
-            parts.run_gate,
+            self._endpoint,
+            self._parts.run_gate,
             settings=self._gate_settings,
             handlers={
                 Start: self._on_start,
@@ -168,6 +179,18 @@ class Monitor:
     def _all_gone(self) -> None:
         if self._stopping:
             self._gate.stop()
+
+    def _audit_changed(self) -> None:
+        """It can no longer be written, or again: looked at now, and while it cannot, now and then."""
+        if self._audit_timer is None:
+            self._audit_timer = self._loop.call_later(0.0, self._look_at_audit)
+
+    def _look_at_audit(self) -> None:
+        self._audit_timer = None
+        problems = self._outcomes.problems()
+        self._keeper.hold(problems[0] if problems else "")
+        if problems:
+            self._audit_timer = self._loop.call_later(_AUDIT_AGAIN_S, self._look_at_audit)
 
     # ---- from the gate ----
 

@@ -11,9 +11,11 @@ from typing import Final
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.daemon.audit import AuditLog
+from mep.daemon.tasklog import TaskLog
 from mep.daemon.ueps import Uep, Wish
 from mep.wire.privsep import Decision, Dismissed, Failed, UepEvent, cap_text
 from mep.wire.signing import StartClaims
+from mep.wire.taskevents import TaskEvents
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +27,14 @@ class Outcomes:
     """One line each: `decided` and `happened` reach the gate; the rest is told here."""
 
     def __init__(
-        self, *, decided: Callable[[Decision], None], happened: Callable[[UepEvent], None], audit: AuditLog
+        self,
+        *,
+        decided: Callable[[Decision], None],
+        happened: Callable[[UepEvent], None],
+        audit: AuditLog,
+        task_log: TaskLog,
     ) -> None:
-        self._decided, self._happened, self._audit = decided, happened, audit
+        self._decided, self._happened, self._audit, self._tasks = decided, happened, audit, task_log
         self._refused: dict[
             str, MepError
         ] = {}  # by command: said again if the gate crashed before it was passed on
@@ -35,19 +42,23 @@ class Outcomes:
 
     def check_audit(self) -> None:
         """Raise RefusedError(AUDIT_UNWRITABLE) if what would happen now could not be written down."""
-        if not self._audit.check():
+        if self._audit_trouble():
             raise self._unwritable()
 
     def problems(self) -> list[str]:
         """Return what keeps every start from being obeyed at present, for `mep status`."""
-        return [] if self._audit.check() else [f"{Code.AUDIT_UNWRITABLE.value}: {self._audit_trouble()}"]
+        trouble = self._audit_trouble()
+        return [f"{Code.AUDIT_UNWRITABLE.value}: {trouble}"] if trouble else []
 
     def _unwritable(self) -> RefusedError:
         text = "This endpoint takes no work at present."
         return RefusedError(Code.AUDIT_UNWRITABLE, text, admin_text=self._audit_trouble())
 
     def _audit_trouble(self) -> str:
-        return f"The audit log {self._audit.path} cannot be written: {self._audit.why}."
+        if not self._audit.check():
+            return f"The audit log {self._audit.path} cannot be written: {self._audit.why}."
+        why = self._tasks.check()
+        return f"The audit log of tasks cannot be written: {why}." if why else ""
 
     def refused(self, request_id: str, error: MepError, claims: StartClaims | None) -> None:
         """A command is not obeyed. `claims`: None where they are not to be believed."""
@@ -113,6 +124,10 @@ class Outcomes:
         self._audit.write("uep-ready", **_facts(uep))
         self._happened(UepEvent(uep_id=uep.uep_id, request_id=uep.request_id, event="ready"))
 
+    def tasks(self, uep: Uep, message: TaskEvents) -> None:
+        """It told how far its tasks are."""
+        self._tasks.write(_facts(uep), message)
+
     def ended(self, uep: Uep, error: MepError | None) -> None:
         """Its last process is gone; `error` None: as it should be."""
         event = "ended" if uep.was_ready else "failed"
@@ -130,6 +145,7 @@ class Outcomes:
             tasks_done=uep.tasks_done,
             seconds=round(time.time() - uep.since, 3),
         )
+        self._tasks.close(uep.uid)
         self._happened(
             UepEvent(
                 uep_id=uep.uep_id,

@@ -204,6 +204,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         allowed_functions=config.allowed_functions,
         heartbeat_period_s=config.heartbeat_period,
         high_assurance=config.high_assurance,
+        task_events=True,
         limits=config.limits.model_dump(exclude_none=True),
         controllers=request.controllers,
     )

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from mep.base.errors import HostError
 from mep.wire import privsep
 from mep.wire.privsep import Channel, ChildToMonitor, Failed, MonitorToChild, Note, Ready
+from mep.wire.taskevents import TaskEvents
 
 log = logging.getLogger(__name__)
+
+_ROOM_S = 0.02  # a socket that was full has room again, if its reader is not stuck
 
 
 class MonitorLink:
@@ -36,6 +39,7 @@ class MonitorLink:
         *,
         on_quit: Callable[[float], None],
         on_refresh: Callable[[int], None],
+        on_hold: Callable[[str], None],
         on_gone: Callable[[], None],
     ) -> None:
         """Hear the monitor from now on. The fd of a refresh is the callee's to close."""
@@ -63,6 +67,8 @@ class MonitorLink:
                 os.close(fd)
             if isinstance(message, privsep.Quit):
                 on_quit(message.grace_s)
+            elif isinstance(message, privsep.Hold):
+                on_hold(message.why)
             elif not isinstance(message, privsep.Go):
                 log.warning("monitor: unexpected %s", type(message).__name__)
 
@@ -82,6 +88,24 @@ class MonitorLink:
             self._last_note = note
         except OSError:
             pass  # the monitor is busy or gone; the next note says more anyway
+
+    def tasks(self, message: TaskEvents) -> bool:
+        """Tell how far tasks are; False: there is no room now, say it later."""
+        if self._channel is None or self._pending:
+            return False
+        try:
+            self._channel.send(message)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the monitor is gone, and so are we in a moment
+        return True
+
+    async def drained(self, flush: Callable[[], bool], limit_s: float) -> None:
+        """Call `flush` until it says that all is told, or there is no more time."""
+        end = asyncio.get_running_loop().time() + limit_s
+        while not flush() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(_ROOM_S)
 
     def _send(self, message: Ready | Failed) -> None:
         if self._channel is None:

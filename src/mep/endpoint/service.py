@@ -21,6 +21,7 @@ from mep.endpoint.monitorlink import MonitorLink
 from mep.endpoint.prepare import Plan, read_refresh
 from mep.endpoint.tasks import Tasks
 from mep.endpoint.title import show_title
+from mep.endpoint.trail import Trail
 from mep.engines.base import Engine, Surroundings
 from mep.engines.registry import build_engine
 from mep.wire.launch import Launch
@@ -33,6 +34,7 @@ _TERM_GRACE_S = 8.0
 _DEAF_BEATS = 10
 LOCK_WAIT_S = 10.0  # for one of the same id that is just leaving
 _GOODBYE_S = 3.0
+_TRAIL_S = 1.0  # for the monitor to take the last events of tasks
 _GOODBYE_ALONE_S = 0.3  # without a monitor: whoever killed it wants us gone
 
 
@@ -56,6 +58,7 @@ class UserEndpoint:
         )
         self._journal = Journal(home.file("journal"), wait_for_lock_s=LOCK_WAIT_S)
         self._engine: Engine = self._build_engine()
+        self._trail = Trail(self._monitor.tasks if launch.task_events else None)
         self._tasks = Tasks(
             self._engine,
             self._links,
@@ -63,6 +66,7 @@ class UserEndpoint:
             uep_id=launch.uep_id,
             allowed_functions=_allowed(launch.allowed_functions, config.allowed_functions),
             retry_lost=config.retry_lost_tasks,
+            trail=self._trail,
             on_moved=self._moved,
             on_trouble=self._note,
         )
@@ -70,13 +74,19 @@ class UserEndpoint:
         self._goodbye_s = _GOODBYE_S
         self._deaf_beats = 0
         self._countdown = ""
+        self._held = ""  # why the monitor lets us take no more tasks
 
     async def run(self) -> int:
         """Live until told or idle."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._want_out, "told to stop", _TERM_GRACE_S)
-        self._monitor.listen(on_quit=self._on_quit, on_refresh=self._on_refresh, on_gone=self._on_monitor_gone)
+        self._monitor.listen(
+            on_quit=self._on_quit,
+            on_refresh=self._on_refresh,
+            on_hold=self._on_hold,
+            on_gone=self._on_monitor_gone,
+        )
         try:
             self._links.open()
             await self._engine.start()
@@ -90,6 +100,8 @@ class UserEndpoint:
         finally:
             await self._engine.stop(0.0)
             self._tasks.close()
+            await self._monitor.drained(self._trail.flush, _TRAIL_S)
+            self._trail.close()
         return Exit.OK
 
     def _build_engine(self) -> Engine:
@@ -146,6 +158,8 @@ class UserEndpoint:
 
     def _moved(self) -> None:
         self._idle.moved()
+        if self._held:
+            asyncio.get_running_loop().call_soon(self._leave_if_held)
         if self._countdown:
             self._show("")
 
@@ -185,6 +199,16 @@ class UserEndpoint:
 
     def _on_quit(self, grace_s: float) -> None:
         self._want_out("told to stop", grace_s)
+
+    def _on_hold(self, why: str) -> None:
+        self._held = why
+        self._tasks.hold(why)
+        self._leave_if_held()
+
+    def _leave_if_held(self) -> None:
+        """What it had taken is done, and it may take no more: who is asked next can say why."""
+        if self._held and not self._tasks.outstanding:
+            self._want_out(self._held, 0.0)
 
     def _on_monitor_gone(self) -> None:
         self._goodbye_s = _GOODBYE_ALONE_S

@@ -14,6 +14,7 @@ from mep.endpoint.journal import Journal
 from mep.endpoint.ledger import Ledger, Stage
 from mep.endpoint.links import Links
 from mep.endpoint.outbox import Outbox
+from mep.endpoint.trail import Trail
 from mep.engines.base import Call, Engine, Outcome, failure
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ class Tasks:
         uep_id: str,
         allowed_functions: frozenset[str] | None,
         retry_lost: bool,
+        trail: Trail,
         on_moved: Callable[[], None],
         on_trouble: Callable[[], None],
     ) -> None:
         self._engine, self._links = engine, links
         self._uep_id, self._allowed = uep_id, allowed_functions
         self._retry_lost = retry_lost
+        self._trail = trail
         self._on_moved, self._on_trouble = on_moved, on_trouble
         self._ledger = Ledger(journal, on_durable=self._acknowledge, on_full=self._on_full)
         self._outbox = Outbox(links.results, links.results_route, self._on_confirmed)
@@ -58,6 +61,8 @@ class Tasks:
         self.done = 0
         self._refusal = ""  # why the broker does not give us the queue
         self._full = ""  # why the journal takes no more
+        self._held = ""  # why the monitor lets us take no more
+        self._kept: list[Delivery] = []  # while held
 
     @property
     def consuming(self) -> bool:
@@ -67,8 +72,8 @@ class Tasks:
     @property
     def trouble(self) -> str:
         """Return why no tasks are taken, for reports and `mep status`; "" if they are."""
-        if self._full:
-            return self._full
+        if self._full or self._held:
+            return self._full or self._held
         return "" if self.consuming or not self._refusal else f"no tasks: {self._refusal}"
 
     @property
@@ -81,6 +86,7 @@ class Tasks:
     def begin(self) -> None:
         """Take up what an earlier user endpoint left, and consume."""
         left = self._ledger.recover()
+        self._trail.known([*left.waiting, *(call for call, _ in left.running)])
         for outcome in left.results:
             self._outbox.send(outcome)
         for call, starts in left.running:
@@ -125,6 +131,14 @@ class Tasks:
         for task_id in self._ledger.in_stage(Stage.STARTED):
             self._send(lost(task_id, why))
 
+    def hold(self, why: str) -> None:
+        """Take no more tasks until this is called with "": what is delivered meanwhile stays the broker's."""
+        self._held = why
+        kept, self._kept = self._kept, []
+        for delivery in kept:
+            self._on_delivery(delivery)
+        self._on_trouble()
+
     def close(self) -> None:
         """Close the journal; what is not confirmed stays in it."""
         self._outbox.close()
@@ -142,6 +156,9 @@ class Tasks:
     def _on_delivery(self, delivery: Delivery) -> None:
         consumer = self._consumer
         assert consumer is not None
+        if self._held:
+            self._kept.append(delivery)
+            return
         try:
             read = read_task(delivery, self._allowed, self._uep_id)
         except Unanswerable as error:
@@ -169,6 +186,7 @@ class Tasks:
                 self._ledger.accept(calls)
         except HostError:
             return
+        self._trail.received(calls)
         for call in calls:
             self._engine.submit(call)
         if self._ledger.settled():
@@ -198,6 +216,7 @@ class Tasks:
     def started(self, task_id: str) -> None:
         """The engine hands the task to a worker."""
         self._ledger.started(task_id)
+        self._trail.started(task_id)
 
     def finished(self, outcome: Outcome) -> None:
         """The engine has the task's outcome."""
@@ -208,6 +227,7 @@ class Tasks:
         if outcome.code:
             log.info("task %s failed: %s", outcome.task_id, outcome.code)
         self._ledger.finished(outcome)
+        self._trail.ended(outcome.task_id, outcome.code)
         self._outbox.send(outcome)
         if self._quiet is not None and not self._quiet.done() and not self._ledger.in_stage(Stage.STARTED):
             self._quiet.set_result(None)

@@ -25,6 +25,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     `state_dir`: "" means ~/.local/state/mep/<uep id>.
     `mapped`: the endpoint maps identities (then the two globus_* facts go into the reports).
     `limits`: what config.yaml set, for messages. `controllers`: the limits that cgroups enforce here.
+    `task_events`: the monitor wants to know of each task.
     """
 
     endpoint_id: str
@@ -51,6 +52,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     high_assurance: bool = False
     state_dir: str = ""
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
+    task_events: bool = False
     controllers: list[str] = msgspec.field(default_factory=list)
 
 

@@ -19,6 +19,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.wire.keys import PublicKey
 from mep.wire.limits import MAX_PRIVSEP_BYTES, MAX_TEXT_CHARS
+from mep.wire.taskevents import TaskEvents
 
 
 class _Message(Struct, frozen=True, kw_only=True, tag_field="t", forbid_unknown_fields=True):
@@ -175,6 +176,12 @@ class Refresh(_Message, frozen=True, kw_only=True, tag="refresh"):
     """A new start command for a running user endpoint. One fd: its body, with newer credentials."""
 
 
+class Hold(_Message, frozen=True, kw_only=True, tag="hold"):
+    """Take no more tasks, because of `why`, finish what was taken and leave; with "": take tasks again."""
+
+    why: str = ""
+
+
 class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
     """Finish: no new tasks; leave within `grace_s` seconds."""
 
@@ -183,8 +190,8 @@ class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
 
 GateToMonitor = Start | ServiceState | Registered | Owner | Dismissed | Fatal
 MonitorToGate = Decision | UepEvent | Running | Reregister | Stop
-ChildToMonitor = Mapped | Spawned | Lower | Ready | Failed | Note
-MonitorToChild = Go | Refresh | Quit
+ChildToMonitor = Mapped | Spawned | Lower | Ready | Failed | Note | TaskEvents
+MonitorToChild = Go | Refresh | Hold | Quit
 
 R = TypeVar("R")
 S = TypeVar("S")

@@ -1,0 +1,49 @@
+"""Lines about tasks: under the monitor's facts, apart for each account, kept while the disk is full."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mep.base.ids import new_id
+from mep.daemon.audit import AuditLog
+from mep.daemon.tasklog import TaskLog
+from mep.wire.taskevents import TaskEvent, TaskEvents
+
+
+def who(uid: int) -> dict[str, Any]:
+    return {"identity": f"i{uid}", "uid": uid, "pid": 7, "uep": "u", "request_id": "r"}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_account_has_a_file_and_each_line_the_monitors_facts(tmp_path: Path) -> None:
+    log = TaskLog(AuditLog(tmp_path / "audit.log"))
+    task = new_id()
+    events = [TaskEvent("received", 5.0, task, "f"), TaskEvent("ended", 6.0, task, "f", "TASK_LOST")]
+    assert log.write(who(1001), TaskEvents(events=events))
+    assert log.write(who(1002), TaskEvents(events=[TaskEvent("ended", 7.0, task, "f")], dropped=3))
+    received, ended = lines(tmp_path / "audit.log.tasks.1001")
+    assert received.items() >= {**who(1001), "event": "task-received", "task": task, "function": "f"}.items()
+    assert "outcome" not in received
+    assert (ended["event"], ended["outcome"], ended["at"]) == ("task-ended", "TASK_LOST", 6.0)
+    dropped, success = lines(tmp_path / "audit.log.tasks.1002")
+    assert (dropped["event"], dropped["count"], success["outcome"]) == ("task-events-dropped", 3, "success")
+
+
+def test_what_cannot_be_written_is_kept_and_written_later(tmp_path: Path) -> None:
+    troubles: list[bool] = []
+    log = TaskLog(AuditLog(tmp_path / "audit.log"), on_trouble=lambda: troubles.append(True))
+    path = tmp_path / "audit.log.tasks.1001"
+    path.symlink_to("/dev/null")  # not followed: the open fails, for root too
+    for number in range(3):
+        assert not log.write(who(1001), TaskEvents(events=[TaskEvent("started", float(number), "t")]))
+    assert troubles == [True]
+    assert str(path) in log.check()
+    path.unlink()
+    assert log.check() == ""
+    assert [line["at"] for line in lines(path)] == [0.0, 1.0, 2.0]
+    assert log.write(who(1001), TaskEvents(events=[TaskEvent("started", 9.0, "t")]))
