@@ -48,16 +48,22 @@ def mep() -> str:
     return str(program)
 
 
+#: Tests of what forks as the daemon does, and refuses to beside a second thread.
+_FORKING = ("tests/unit/priv/", "tests/unit/daemon/", "tests/integration/test_daemon")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that cannot run here are skipped, and say why.
 
     Those marked `root`, and all of tests/system, need throw-away users; those marked `alone` need a process
     without pytest-xdist's thread (./dev test runs them afterwards).
     """
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        for item in items:
-            if item.get_closest_marker("alone"):
-                item.add_marker(pytest.mark.skip(reason="needs a process of its own: run it without -n"))
+    for item in items:
+        if any(part in item.path.as_posix() for part in _FORKING):
+            item.add_marker(pytest.mark.alone)
+        if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.skip(reason="needs a process of its own: run it without -n"))
     if os.environ.get("MEP_SANDBOX") == "1":
         return
     skip = pytest.mark.skip(reason="needs the sandbox: sudo ./dev test system")

@@ -19,8 +19,6 @@ from support.daemonrig import ENDPOINT_ID, DaemonRig, claims_for, daemon
 from support.remote import titled
 from support.wait import until
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[DaemonRig]:
