@@ -26,6 +26,7 @@ HELP = """usage: ./dev COMMAND
   check                the linters alone, quickly
   demo [--json]        two users on one endpoint, from nothing to nothing (root)
   chaos [...]          everything killed at random under load, every task accounted for; --help tells more (root)
+  trials [...]         every end of a user endpoint, 100 times: nothing is left; --storm: 200 users at once (root)
   bench [...]          ours against stock, one JSON line per row (root)
   sandbox CMD...       run a command where the throw-away users exist (root)
   help                 this text
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
         "demo": demo,
         "bench": bench,
         "chaos": chaos,
+        "trials": trials,
         "sandbox": sandbox,
         "help": show_help,
     }
@@ -107,6 +109,10 @@ def bench(argv: list[str]) -> int:
 
 def chaos(argv: list[str]) -> int:
     return _in_sandbox("chaos", ["tools/chaos.py", *argv], stock=False)
+
+
+def trials(argv: list[str]) -> int:
+    return _in_sandbox("trials", ["tools/trials.py", *argv], stock=False)
 
 
 def sandbox(argv: list[str]) -> int:
