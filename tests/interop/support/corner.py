@@ -139,6 +139,15 @@ class Corner:
         return done
 
 
+def _descendants(pid: int) -> list[int]:
+    """Return all processes below `pid`."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return [*found, *(lower for child in found for lower in _descendants(child))]
+
+
 class _Identity(TypedDict, total=False):
     user: int
     group: int
@@ -163,6 +172,10 @@ def corner() -> Iterator[Corner]:
     try:
         yield made
     finally:
+        below = [pid for program in made.programs for pid in _descendants(program.pid)]
         for program in made.programs:
             program.kill()
+        for pid in below:  # a stock daemon that is killed leaves its user endpoints
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(root, ignore_errors=True)
