@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -15,8 +16,13 @@ import pytest
 
 from mep.base.ids import new_id
 from mep.relay.brokeraddress import BrokerAddress
+from mep.relay.store import tasks as stored_tasks
+from mep.relay.store.engine import default_url, open_writer
+from mep.relay.store.tasks import Parked, park
+from mep.wire import envelope
+from mep.wire.envelope import HEADER_FUNCTION, HEADER_RESOURCES, HEADER_TASK, Result
 from support.fake_endpoint import FakeEndpoint, FakeUep, Http, Reader, submission
-from support.fleet import MakeEndpoint, alice, make_quick_relay, people, site, stream, task_ids
+from support.fleet import MakeEndpoint, alice, broker_frozen, make_quick_relay, people, site, stream, task_ids
 from support.relay import Relay
 from support.rigs import make_open_dir
 from support.wait import until
@@ -88,6 +94,54 @@ def test_an_answer_with_a_key_is_remembered_over_a_restart(
     first = alice.ok("POST", path, json=body, headers=key)
     restart(quick_relay)
     assert alice.ok("POST", path, json=body, headers=key) == first
+
+
+def test_tasks_taken_while_the_broker_hung_outlive_the_relay(
+    quick_relay: Relay, site: MakeEndpoint, alice: Http, broker_node: BrokerAddress
+) -> None:
+    """The relay answers once they are parked on disk; another process hands them over."""
+    endpoint, function_id = site(), alice.function()
+    first = alice.submit(endpoint.id, function_id)
+    with endpoint.start_uep() as uep:
+        assert uep.take().task_id == task_ids(first)[0]
+        with broker_frozen(broker_node):
+            late = alice.submit(endpoint.id, function_id, "1\na1\nb", "1\nc1\nd")
+            quick_relay.kill()
+        quick_relay.start()
+        assert [uep.take().task_id for _ in range(2)] == task_ids(late)
+
+
+def test_what_one_relay_parked_the_next_hands_over(quick_relay: Relay, site: MakeEndpoint, alice: Http) -> None:
+    endpoint, function_id = site(), alice.function()
+    submitted = alice.submit(endpoint.id, function_id)
+    (task_id,) = task_ids(submitted)
+    with endpoint.start_uep() as uep:
+        task = envelope.encode(uep.take())
+        headers = json.dumps({HEADER_TASK: task_id, HEADER_FUNCTION: function_id, HEADER_RESOURCES: '{"n": 1}'})
+        result = envelope.encode(Result(task_id=task_id, data="00\nparked\n"))
+        owner = alice.ok("GET", "/v2/get_amqp_result_connection_url")["queue_prefix"].split(".")[1]
+        quick_relay.kill()
+        engine = open_writer(default_url(quick_relay.data_dir))
+        parked = [
+            Parked(kind="task", target=uep.id, headers=headers, body=task),
+            Parked(kind="result", target=f"{owner}/{submitted['task_group_id']}", headers="{}", body=result),
+        ]
+        with engine.begin() as connection:
+            park(connection, parked)
+        quick_relay.start()
+        assert uep.take().task_id == task_id
+        assert json.loads(uep.properties.headers[HEADER_RESOURCES]) == {"n": 1}
+        with closing(stream(alice, submitted)) as reader:
+            found = reader.result()
+        assert found is not None
+        assert found.data == "00\nparked\n"
+
+    def left() -> bool:
+        with engine.begin() as connection:
+            return bool(stored_tasks.parked(connection))
+
+    until(lambda: not left(), "the outbox is empty")
+    engine.dispose()
 
 
 class Answering(threading.Thread):

@@ -8,7 +8,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from mep.relay.brokeraddress import BrokerAddress
@@ -91,8 +93,26 @@ def task_ids(submitted: dict[str, Any]) -> list[str]:
 def frozen(relay: Relay) -> Iterator[None]:
     """Stop the relay's process for a moment: what is sent to it arrives together when it goes on."""
     assert relay.program is not None
-    os.kill(relay.program.pid, signal.SIGSTOP)
+    with _stopped(relay.program.pid):
+        yield
+
+
+@contextmanager
+def broker_frozen(node: BrokerAddress) -> Iterator[None]:
+    """Stop the broker for a moment: it is connected, and does nothing."""
+    port = urlsplit(node.amqp.reveal()).port
+    listening = [
+        c for c in psutil.net_connections("tcp4") if c.status == psutil.CONN_LISTEN and c.laddr.port == port
+    ]
+    assert listening[0].pid
+    with _stopped(listening[0].pid):
+        yield
+
+
+@contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(relay.program.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)

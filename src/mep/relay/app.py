@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import mep
@@ -102,6 +103,8 @@ class _Outer:
 
         try:
             await self._app(scope, _capped(scope, receive, self._max_body_bytes), sending)
+        except ClientDisconnect:
+            log.debug("request %s: the caller left before it had said all", request_id)
         except HttpError as error:
             if not status:
                 await _error(error)(scope, receive, sending)
