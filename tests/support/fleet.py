@@ -101,11 +101,13 @@ def frozen(relay: Relay) -> Iterator[None]:
 def broker_frozen(node: BrokerAddress) -> Iterator[None]:
     """Stop the broker for a moment: it is connected, and does nothing."""
     port = urlsplit(node.amqp.reveal()).port
-    listening = [
-        c for c in psutil.net_connections("tcp4") if c.status == psutil.CONN_LISTEN and c.laddr.port == port
-    ]
-    assert listening[0].pid
-    with _stopped(listening[0].pid):
+    (pid,) = {
+        found.pid
+        for found in psutil.net_connections("tcp4")
+        if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port
+    }
+    assert pid
+    with _stopped(pid):
         yield
 
 
