@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=45)
     parser.add_argument("--minutes", type=float, help=f"of faults [{_SECONDS_PER_KILL} s for each kill]")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--broker-apart", action="store_true", help="a broker that survives the relay's death")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON line, the story on stderr")
     parser.add_argument("--keep", metavar="DIR", help="copy all logs there, whatever happens")
     arguments = parser.parse_args()
@@ -63,7 +64,7 @@ async def play(arguments: argparse.Namespace) -> int:
 
     span_s = arguments.minutes * 60 if arguments.minutes else arguments.kills * _SECONDS_PER_KILL
     say(f"seed {arguments.seed}: {arguments.tasks} tasks, {arguments.kills} kills in {span_s:.0f} s")
-    site = Site()
+    site = Site(broker_apart=arguments.broker_apart)
     try:
         async with site:
             say(f"{time.monotonic() - began:6.1f} s to bring everything up")

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from chaos_client import Job
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from support import brokernode
 from support.proxy import Proxy
 
 NAME = "chaos"
@@ -51,10 +53,10 @@ class SiteError(Exception):
 
 
 class Service:
-    """A program that is started again whenever it ends, until told to stop."""
+    """`mep ARGUMENTS`, started again whenever it ends, until told to stop."""
 
-    def __init__(self, name: str, argv: list[str], log: Path, env: dict[str, str]) -> None:
-        self.name, self._argv, self.log, self._env = name, argv, log, env
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, env: dict[str, str]) -> None:
+        self.name, self.arguments, self.log, self._env = name, arguments, log, env
         self.process: asyncio.subprocess.Process | None = None
         self.starts = 0
         self._keeper: asyncio.Task[None] | None = None
@@ -89,7 +91,7 @@ class Service:
             self.starts += 1
             with self.log.open("ab") as log:
                 self.process = await asyncio.create_subprocess_exec(
-                    *self._argv,
+                    *(sys.executable, "-m", "mep", *self.arguments),
                     env=self._env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -101,12 +103,14 @@ class Service:
 
 
 class Site:
-    """Use as `async with Site() as site`."""
+    """Use as `async with Site() as site`. `broker_apart`: the broker survives the death of the relay."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, broker_apart: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/home"))
         self.folder.chmod(0o755)
         self.relay_dir, self.config_dir = self.folder / "relay", self.folder / "etc"
+        self._broker_dir = self.folder / "broker" if broker_apart else self.relay_dir
+        self._broker: asyncio.subprocess.Process | None = None
         self.amqp = Proxy("127.0.0.1", 0)  # the broker's port is known when it runs
         self.http = Proxy("127.0.0.1", 5000)
         self.relay = self._service("relay", "relay", "serve", *self._relay_options())
@@ -122,7 +126,7 @@ class Site:
     @property
     def broker_port(self) -> int:
         try:
-            return int(json.loads((self.relay_dir / "rabbitmq" / "ports.json").read_text())["amqp"])
+            return int(json.loads((self._broker_dir / "rabbitmq" / "ports.json").read_text())["amqp"])
         except (OSError, ValueError):
             return 0
 
@@ -137,6 +141,8 @@ class Site:
     async def _bring_up(self) -> None:
         await self.amqp.listen()
         await self.http.listen()
+        if self._broker_dir != self.relay_dir:
+            self.relay = self._service("relay", *self.relay.arguments, **await self._start_broker())
         self.relay.start()
         await self._until(lambda: self._healthy(), "the relay is up", self.relay)
         self.amqp.retarget("127.0.0.1", self.broker_port)
@@ -147,6 +153,7 @@ class Site:
         for service in (self.endpoint, self.relay):
             if service is not None and service.pid:
                 await service.stop()
+        await self._stop_broker()
         if self._follower is not None:
             self._follower.cancel()
         for proxy in (self.amqp, self.http):
@@ -166,7 +173,9 @@ class Site:
     async def stop(self) -> list[str]:
         """Stop both as an administrator does; return what was not as it should be."""
         assert self.endpoint is not None
-        return [text for text in (await self.endpoint.stop(), await self.relay.stop()) if text]
+        wrong = [text for text in (await self.endpoint.stop(), await self.relay.stop()) if text]
+        await self._stop_broker()
+        return wrong
 
     # ---- users ----
 
@@ -207,8 +216,24 @@ class Site:
         return ["--data-dir", str(self.relay_dir), "--listen", "127.0.0.1:5000", "--start-timeout", timeout]
 
     def _service(self, name: str, *arguments: str, **env: str) -> Service:
-        argv = [sys.executable, "-m", "mep", *arguments]
-        return Service(name, argv, self.folder / f"{name}.log", dict(os.environ) | env)
+        return Service(name, arguments, self.folder / f"{name}.log", dict(os.environ) | env)
+
+    async def _start_broker(self) -> dict[str, str]:
+        """Start a node whose own keeper starts it again; return how the relay is told of it."""
+        pipe = asyncio.subprocess.PIPE
+        with (self.folder / "broker.log").open("ab") as log:
+            self._broker = await asyncio.create_subprocess_exec(
+                sys.executable, brokernode.__file__, str(self._broker_dir), stdin=pipe, stdout=pipe, stderr=log
+            )
+        assert self._broker.stdout is not None
+        urls = json.loads(await self._broker.stdout.readline())
+        return {"MEP_RELAY_BROKER_URL": urls["amqp"], "MEP_RELAY_BROKER_MANAGEMENT_URL": urls["management"]}
+
+    async def _stop_broker(self) -> None:
+        if self._broker is not None:
+            assert self._broker.stdin is not None
+            self._broker.stdin.close()
+            await self._broker.wait()
 
     async def _start_endpoint(self) -> None:
         client = json.loads(await self.mep("relay", "client", "--data-dir", str(self.relay_dir), NAME, "--json"))
