@@ -51,7 +51,8 @@ def _begin_anew_with_credentials(cli: Cli, name: str, *, detach: bool, wait_s: f
     fd = take_from_environment(environment)
     if fd < 0:
         return
-    command = [sys.executable, "-m", "mep", "--config-dir", str(cli.config_dir), "start", name]
+    # -P: nothing is imported from the folder that root happens to be in, which may be anybody's
+    command = [sys.executable, "-P", "-m", "mep", "--config-dir", str(cli.config_dir), "start", name]
     command += ["--wait", str(wait_s), "--credentials-fd", str(fd)] + (["--detach"] if detach else [])
     execute(command, environment, keep_fds=[fd])
 
