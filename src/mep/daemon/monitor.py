@@ -8,7 +8,6 @@ import os
 import platform
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -298,7 +297,7 @@ class Monitor:
             metadata=RegistrationMetadata(
                 endpoint_version=mep.__version__,
                 python_version=platform.python_version(),
-                hostname=socket.getfqdn() if not sys.flags.isolated else socket.gethostname(),
+                hostname=socket.gethostname(),  # getfqdn would ask the network, and wait for it
                 local_user=self._endpoint.owner.name,
                 endpoint_config=self._endpoint.config_text,
                 user_config_template=template.text,
