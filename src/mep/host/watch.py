@@ -51,11 +51,11 @@ class Watch:
         """Return the watched files that changed since the last call. Privilege: none."""
         found: set[Path] = set()
         for event in self._inotify.read(timeout=0):
+            if event.mask & flags.Q_OVERFLOW:  # it has no watch of its own; who knows what was lost
+                return {d / n for d, ns in self._names.values() for n in ns}
             if event.wd not in self._names:
                 continue
             directory, names = self._names[event.wd]
-            if event.mask & flags.Q_OVERFLOW:
-                return {d / n for d, ns in self._names.values() for n in ns}
             if event.name in names:
                 found.add(directory / event.name)
         return found

@@ -69,3 +69,15 @@ def test_a_missing_directory_is_no_error_and_found_later(tmp_path: Path) -> None
         assert heard(watch) == {path}
     finally:
         watch.close()
+
+
+def test_when_the_kernel_lost_count_everything_may_have_changed(watch: Watch, file: Path, tmp_path: Path) -> None:
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 100_000:
+        pytest.skip("the kernel's queue is too long here to fill")
+    noise = tmp_path / "noise"
+    for _ in range(most):
+        noise.touch()
+        noise.unlink()
+    file.write_text("two")
+    assert heard(watch) == {file}
