@@ -69,6 +69,7 @@ def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
     Every failure is told to the monitor. Privilege: root until the drop (or the owner's, without root).
     """
     channel: Channel[ChildToMonitor, MonitorToChild] = Channel(sock, MonitorToChild)
+    monitor_pid = os.getppid()  # asked before anything is waited for: a monitor that dies later is noticed
     leash = box.session_end.fileno() if box.session_end is not None else -1
     user_fd = -1 if box.user_fd is None else box.user_fd
     fds.close_all_except([0, 1, 2, sock.fileno(), request.payload_fd, leash, user_fd])
@@ -89,7 +90,7 @@ def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
         log.exception("request %s", request.request_id)
         return _fail(channel, _unexpected(error))
     if leash < 0:
-        return _become_and_boot(request, account, launch, channel, os.getppid(), {})
+        return _become_and_boot(request, account, launch, channel, monitor_pid, {})
     try:
         return _hold_session(request, account, launch, channel, leash_fd=leash, cgroup_fd=box.user_fd)
     except MepError as error:
