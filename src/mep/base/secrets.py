@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import resource
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -49,3 +50,9 @@ def without_password(url: str) -> str:
         return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+def forbid_core_dumps() -> None:
+    """Let this process, should it crash, leave no file with its memory. Children may raise the limit again."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

@@ -13,6 +13,7 @@ from daemon import DaemonContext
 from mep.base.errors import MepError
 from mep.base.exits import Exit
 from mep.base.log import setup_logging
+from mep.base.secrets import forbid_core_dumps
 from mep.daemon.lock import EndpointLock
 from mep.daemon.monitor import Monitor, OnUp
 from mep.daemon.settings import Endpoint, Parts
@@ -26,6 +27,7 @@ def run_here(endpoint: Endpoint, parts: Parts, lock: EndpointLock, *, on_up: OnU
 
     Privilege: root for a multi-user endpoint.
     """
+    forbid_core_dumps()
     setup_logging(role="monitor", level=logging.DEBUG if endpoint.config.debug else logging.INFO)
     lock.sign()
     os.umask(0o022)

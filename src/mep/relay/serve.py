@@ -15,6 +15,7 @@ import uvicorn
 from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.base.log import setup_logging
+from mep.base.secrets import forbid_core_dumps
 from mep.relay.app import make_app
 from mep.relay.auth.keys import Keys
 from mep.relay.settings import Settings
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings, *, debug: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; then finish the requests under way, and end."""
+    forbid_core_dumps()
     setup_logging(role="relay", level=logging.DEBUG if debug else logging.INFO)
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

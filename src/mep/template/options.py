@@ -56,7 +56,13 @@ def validate_options(options: Any, schema: Any, *, source: str = "user_config_sc
     if faults:
         texts = [_describe(fault) for fault in faults[:_SHOWN]]
         more = f" ({len(faults) - _SHOWN} more faults are not shown.)" if len(faults) > _SHOWN else ""
-        raise InputError(Code.OPTIONS_INVALID, f"user_endpoint_config: {' '.join(texts)}{more}")
+        places = ", ".join(f"{json_path(fault.absolute_path)} ({fault.validator})" for fault in faults[:_SHOWN])
+        raise InputError(
+            Code.OPTIONS_INVALID,
+            f"user_endpoint_config: {' '.join(texts)}{more}",
+            # a value is the user's own, and may be a secret: logs name the place only
+            admin_text=f"user_endpoint_config is against the schema at {places}.",
+        )
 
 
 def check_schema(schema: Any, *, source: str = "user_config_schema") -> None:
