@@ -85,7 +85,7 @@ def describe(error: MepError) -> str:
     steps = NEXT_STEPS.get(error.code, NextStep("", ""))
     given = error.step if error.step != next_step(error.code).user else None
     step = (steps.admin or steps.user) if given is None else given
-    # at a terminal, whoever gave the options reads it: only in a log are their values none of the reader's business
+    # whoever reads it at a terminal gave the options; only in a log are their values none of the reader's business
     text = error.user_text if error.code == Code.OPTIONS_INVALID else error.admin_text
     return f"{error.code.value}: {text}" + (f" {step}" if step else "")
 
