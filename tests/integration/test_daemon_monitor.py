@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -225,7 +226,7 @@ def test_what_the_relay_did_not_sign_starts_nothing(signed: DaemonRig, case: str
 def test_keys_are_pinned_and_rotate_only_by_a_known_one(signed: DaemonRig, tmp_path: Path) -> None:
     assert signed.key is not None
     old, new = signed.key, Ed25519PrivateKey.generate()
-    both = [signing.public_key(old), signing.public_key(new)]
+    both = [signing.public_key(old), signing.vouch_for(signing.public_key(new), by=old)]
     signed.gate.send(Registered(endpoint_id=ENDPOINT_ID, keys=both))
     signed.key = new
     assert signed.event(signed.start(claims_for(), ["serve"])).event == "ready"
@@ -235,6 +236,23 @@ def test_keys_are_pinned_and_rotate_only_by_a_known_one(signed: DaemonRig, tmp_p
     strange = signing.public_key(Ed25519PrivateKey.generate())
     signed.gate.send(ServiceState(service="relay", state="connected", since=0))
     signed.gate.send(Registered(endpoint_id=ENDPOINT_ID, keys=[strange]))
+    signed.hear(Stop)
+    assert signed.end().status == 69
+
+
+@pytest.mark.parametrize("case", ["nobody", "itself", "another", "same name"])
+def test_who_brings_the_announcement_cannot_add_a_key(signed: DaemonRig, case: str) -> None:
+    """A gate that somebody has taken over knows the pinned key's public half, and has a key of its own."""
+    assert signed.key is not None
+    theirs = Ed25519PrivateKey.generate()
+    mine, pinned = signing.public_key(theirs), signing.public_key(signed.key)
+    forged = {
+        "nobody": mine,
+        "itself": signing.vouch_for(mine, by=theirs),
+        "another": msgspec.structs.replace(mine, vouch=signing.vouch_for(pinned, by=signed.key).vouch),
+        "same name": msgspec.structs.replace(mine, kid=pinned.kid),
+    }[case]
+    signed.gate.send(Registered(endpoint_id=ENDPOINT_ID, keys=[forged, pinned][: 1 if case == "same name" else 2]))
     signed.hear(Stop)
     assert signed.end().status == 69
 

@@ -16,6 +16,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError, RefusedError
 from mep.base.ids import is_uuid
 from mep.config.paths import EndpointPaths
+from mep.wire import signing
 from mep.wire.keys import PublicKey
 
 log = logging.getLogger(__name__)
@@ -66,26 +67,36 @@ class State:
     # ---- the relay's keys: trust on first use ----
 
     def accept_keys(self, announced: Sequence[PublicKey]) -> None:
-        """Pin the relay's keys; take new ones only from an announcement that still holds a pinned one.
+        """Pin the relay's keys: all at first, later such as a pinned one vouches for.
 
-        RefusedError(RELAY_REFUSED) otherwise, and where a relay that had keys announces none.
+        RefusedError(RELAY_REFUSED) for others, and where no pinned key is among them: who brings the announcement
+        is not believed.
         """
         wanted = {key.kid: key for key in announced}
         if wanted == self.keys:
             return
-        if self.keys and not any(self.keys.get(kid) == key for kid, key in wanted.items()):
-            raise RefusedError(
-                Code.RELAY_REFUSED,
-                "The relay announced none of the signing keys that this endpoint knows "
-                f"(pinned: {', '.join(self.keys)}; announced: {', '.join(wanted) or 'none'}). If its keys were "
-                f"replaced on purpose, remove {self._directory / 'relay_keys.json'} and start again.",
-            )
+        known = {kid for kid, key in wanted.items() if kid in self.keys and self.keys[kid].x == key.x}
+        if self.keys and not known:
+            raise self._refused_keys("none of the signing keys that this endpoint knows", wanted)
+        for kid in wanted.keys() - known if self.keys else ():
+            if not any(signing.is_vouched_for(wanted[kid], by=pinned) for pinned in self.keys.values()):
+                raise self._refused_keys(
+                    f"the signing key {kid[:40]}, for which none that is known vouches", wanted
+                )
         for kid in wanted.keys() - self.keys.keys():
             log.warning("the relay's signing key %s is trusted from now on", kid)
         for kid in self.keys.keys() - wanted.keys():
             log.warning("the relay's signing key %s is no longer trusted: the relay has retired it", kid)
         self.keys = wanted
         self._write("relay_keys.json", msgspec.json.encode(list(wanted.values())).decode())
+
+    def _refused_keys(self, what: str, wanted: Mapping[str, PublicKey]) -> RefusedError:
+        announced = ", ".join(wanted) or "none"
+        return RefusedError(
+            Code.RELAY_REFUSED,
+            f"The relay announced {what} (pinned: {', '.join(self.keys)}; announced: {announced}). "
+            f"If its keys were replaced on purpose, remove {self._directory / 'relay_keys.json'} and start again.",
+        )
 
     def _read_keys(self) -> dict[str, PublicKey]:
         text = self._read("relay_keys.json")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import jwt
 import msgspec
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
@@ -24,6 +25,7 @@ from mep.wire.keys import PublicKey
 from mep.wire.limits import COMMAND_MAX_SKEW_S, MAX_TOKEN_BYTES
 
 ALGORITHM: Final = "EdDSA"
+_VOUCH: Final = b"mep: a key for start commands: "  # so that this signature is none of a command
 
 
 class StartClaims(Struct, frozen=True, kw_only=True):
@@ -49,6 +51,21 @@ def public_key(private: Ed25519PrivateKey) -> PublicKey:
     """Return the announcement of `private`; the kid is derived from the key."""
     raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return PublicKey(kid=hashlib.sha256(raw).hexdigest()[:16], x=raw.hex())
+
+
+def vouch_for(key: PublicKey, by: Ed25519PrivateKey) -> PublicKey:
+    """Return `key` with the signature of an older one under it."""
+    return msgspec.structs.replace(key, vouch=by.sign(_VOUCH + key.x.encode()).hex())
+
+
+def is_vouched_for(key: PublicKey, by: PublicKey) -> bool:
+    """Tell whether the holder of `by` has signed `key`."""
+    try:
+        known = Ed25519PublicKey.from_public_bytes(bytes.fromhex(by.x))
+        known.verify(bytes.fromhex(key.vouch), _VOUCH + key.x.encode())
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def sign(claims: StartClaims, private: Ed25519PrivateKey) -> str:

@@ -34,6 +34,8 @@ def test_after_a_rotation_the_new_key_signs_and_both_are_announced(tmp_path: Pat
     rotated = Keys(tmp_path)
     new, still = rotated.announced
     assert still == old
+    assert signing.is_vouched_for(new, by=old)
+    assert not signing.is_vouched_for(old, by=new)
     token = rotated.sign(claims())
     assert signing.verify(token, {new.kid: new}, audience="e", now=time.time()).uep == "u"
     add_start_key(tmp_path)

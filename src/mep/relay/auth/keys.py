@@ -24,7 +24,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.base.secrets import Secret
 from mep.wire.keys import PublicKey
-from mep.wire.signing import StartClaims, public_key, sign
+from mep.wire.signing import StartClaims, public_key, sign, vouch_for
 
 _ANNOUNCED = 2
 
@@ -41,8 +41,10 @@ class Keys:
 
     @property
     def announced(self) -> list[PublicKey]:
-        """The keys an endpoint pins, the signing one first."""
-        return [public_key(key) for key in reversed(self._start)]
+        """The keys an endpoint pins, the signing one first, vouched for by the one before it."""
+        keys = [public_key(key) for key in self._start]
+        vouched = [vouch_for(key, by=older) for key, older in zip(keys[1:], self._start, strict=False)]
+        return [*reversed(vouched), keys[0]]
 
     def sign(self, claims: StartClaims) -> str:
         return sign(claims, self._start[-1])
