@@ -17,7 +17,7 @@ from mep.daemon import commands, notices
 from mep.daemon.notices import Notices
 from mep.wire.command import QueueInfo
 from mep.wire.envelope import StatusReport
-from mep.wire.privsep import Decision, Dismissed, Start, UepEvent, cap_text
+from mep.wire.privsep import Decision, Dismissed, Standing, Start, UepEvent, cap_text
 from mep.wire.rest import RegistrationAnswer
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class CommandLine:
         period_s: float,
         ask: Ask,
         dismissed: Callable[[Dismissed], None],
-        tell_state: Callable[[str, float, str], None],
+        tell_state: Callable[[Standing, float, str], None],
         on_refused: Callable[[], None],
     ) -> None:
         self._endpoint_id, self._amqp_port = answer.endpoint_id, amqp_port

@@ -32,6 +32,7 @@ from mep.wire.privsep import (
     Reregister,
     Running,
     ServiceState,
+    Standing,
     Start,
     Stop,
     UepEvent,
@@ -155,7 +156,7 @@ class Gate:
     def _ask(self, start: Start, payload_fd: int) -> None:
         self._monitor.say(start, payload_fd)
 
-    def _tell_broker(self, state: str, since: float, detail: str) -> None:
+    def _tell_broker(self, state: Standing, since: float, detail: str) -> None:
         self._monitor.say(ServiceState(service="broker", state=state, since=since, detail=detail[:1000]))
         if state == "connected":
             self._refused_before = False

@@ -15,17 +15,17 @@ import setproctitle
 
 from mep.base.errors import HostError
 from mep.base.log import setup_logging
+from mep.daemon.gatechannel import GateChannel
 from mep.daemon.gatesettings import GateSettings, RunGate
 from mep.daemon.loop import READ, WRITE, Loop, Timer
 from mep.daemon.settings import Endpoint
 from mep.priv import clone
 from mep.priv.become import Terms, become_user, settle
 from mep.wire.privsep import (
-    Channel,
     Decision,
-    GateToMonitor,
     MonitorToGate,
     Running,
+    Start,
     Stop,
     UepEvent,
     channel_pair,
@@ -74,7 +74,7 @@ class Gatekeeper:
             gone,
         )
         self._cgroup_fd = cgroup_fd
-        self._channel: Channel[MonitorToGate, GateToMonitor] | None = None
+        self._channel: GateChannel | None = None
         self._child: clone.Child | None = None
         self._waiting: deque[tuple[MonitorToGate, int | None]] = deque()
         self._wait_s = _FIRST_WAIT_S
@@ -99,8 +99,7 @@ class Gatekeeper:
             )
         finally:
             theirs.close()
-        ours.settimeout(0.0)
-        self._channel = Channel(ours, GateToMonitor)
+        self._channel = GateChannel(ours)
         self._started_at = time.monotonic()
         self._loop.watch(self._child.pidfd, self._on_exit)
         self._loop.watch(ours.fileno(), self._on_message)
@@ -166,12 +165,16 @@ class Gatekeeper:
             return
         except HostError as error:
             log.error("gate: %s; it is killed", error.for_admin())
+            self._loop.unwatch(self._channel.fileno())
             self.kill()
             return
         if got is None:
             self._loop.unwatch(self._channel.fileno())
             return
         message, fd = got
+        if fd is not None and not isinstance(message, Start):
+            os.close(fd)  # nothing else has one; kept, they would fill our table
+            fd = None
         self._handlers[type(message)](message, fd)
 
     def _on_exit(self) -> None:

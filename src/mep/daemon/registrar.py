@@ -14,7 +14,7 @@ from mep.base.exits import Exit
 from mep.base.ids import is_uuid
 from mep.broker.backoff import Backoff
 from mep.daemon.relayclient import RelayClient, RelayRefusal
-from mep.wire.privsep import ServiceState
+from mep.wire.privsep import ServiceState, Standing
 from mep.wire.rest import RegistrationAnswer, RegistrationRequest
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Registrar:
             self._become("connected", "")
             return result
 
-    def _become(self, state: str, detail: str) -> None:
+    def _become(self, state: Standing, detail: str) -> None:
         if state == self._state:
             return
         self._state = state

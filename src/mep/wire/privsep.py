@@ -10,7 +10,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,7 +19,9 @@ from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.wire.keys import PublicKey
 from mep.wire.limits import MAX_PRIVSEP_BYTES, MAX_TEXT_CHARS
-from mep.wire.taskevents import TaskEvents
+from mep.wire.taskevents import TaskEvents, Time, Word
+
+Standing = Literal["connected", "connecting", "refused"]  # with the relay, with the broker
 
 
 class _Message(Struct, frozen=True, kw_only=True, tag_field="t", forbid_unknown_fields=True):
@@ -36,7 +38,7 @@ class Start(_Message, frozen=True, kw_only=True, tag="start"):
     `signing.StartClaims`.
     """
 
-    request_id: str
+    request_id: Word
     token: str = ""
     claims: bytes = b""
 
@@ -44,17 +46,17 @@ class Start(_Message, frozen=True, kw_only=True, tag="start"):
 class ServiceState(_Message, frozen=True, kw_only=True, tag="service"):
     """How the gate stands with the relay or the broker. `since` in Unix seconds."""
 
-    service: str  # "relay" | "broker"
-    state: str  # "connected" | "connecting" | "refused"
-    since: float
+    service: Literal["relay", "broker"]
+    state: Standing
+    since: Time
     detail: str = ""
 
 
 class Registered(_Message, frozen=True, kw_only=True, tag="registered"):
     """The relay knows this endpoint. `keys` is empty where the service does not sign."""
 
-    endpoint_id: str
-    keys: list[PublicKey]
+    endpoint_id: Word
+    keys: Annotated[list[PublicKey], Meta(max_length=8)]
 
 
 class Owner(_Message, frozen=True, kw_only=True, tag="owner"):
@@ -66,17 +68,17 @@ class Owner(_Message, frozen=True, kw_only=True, tag="owner"):
 class Dismissed(_Message, frozen=True, kw_only=True, tag="dismissed"):
     """The gate has refused a start command by itself, before any check of its signature: only shown."""
 
-    request_id: str
-    code: str
+    request_id: Word
+    code: Word
     text: str
 
 
 class Fatal(_Message, frozen=True, kw_only=True, tag="fatal"):
     """The gate cannot go on and a restart would not help (401, 404, locked ...)."""
 
-    code: str
+    code: Word
     text: str
-    exit_code: int
+    exit_code: Annotated[int, Meta(ge=1, le=125)]
 
 
 # ---- monitor -> gate ------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ class Lower(_Message, frozen=True, kw_only=True, tag="lower"):
     memory: Annotated[int, Meta(gt=0)] | None = None  # bytes
     swap: Annotated[int, Meta(ge=0)] | None = None  # bytes
     pids: Annotated[int, Meta(gt=0)] | None = None
-    cpu: Annotated[float, Meta(gt=0)] | None = None
+    cpu: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
 
 
 class Ready(_Message, frozen=True, kw_only=True, tag="ready"):

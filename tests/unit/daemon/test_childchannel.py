@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
@@ -16,28 +14,15 @@ from mep.daemon import childchannel
 from mep.daemon.childchannel import ChildChannel
 from mep.wire import privsep
 from mep.wire.privsep import Channel, Ready
+from support.lingering import LINGER_S, lingering_socket
 
-LINGER_S = 5
 READY = b"\x81\xa1t\xa5ready"
 
 
 @pytest.fixture
 def lingering() -> Iterator[socket.socket]:
-    """A TCP socket whose last close takes LINGER_S: its peer does not read what is in the way."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sender = socket.create_connection(server.getsockname())
-        peer, _ = server.accept()
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
-    sender.setblocking(False)
-    with suppress(BlockingIOError):
-        while True:
-            sender.send(bytes(100_000))
-    sender.setblocking(True)
-    yield sender
-    # what holds it last must not wait either: reset instead of lingering
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
-    sender.close()
+    with lingering_socket() as made:
+        yield made
 
 
 @pytest.fixture(params=["the kernel refuses", "an older kernel"])
