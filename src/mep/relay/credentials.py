@@ -35,7 +35,7 @@ class Credentials:
     async def of_endpoint(self, endpoint: Endpoint) -> dict[str, QueueInfo]:
         """Return all four kinds of queue of a registered endpoint."""
         grants = topology.endpoint_grants(endpoint.id)
-        if not endpoint.uses_commands:
+        if not endpoint.uses_commands or _reports_with_results(endpoint.version):
             grants = topology.single_user_grants(endpoint.id)
         url = await self._account(grants, endpoint.generation)
         await self._broker.ensure_endpoint_queues(endpoint.id)
@@ -76,6 +76,12 @@ class Credentials:
             self._made[key] = making
         await asyncio.shield(making)
         return self._broker.client_url(grants.user, password)
+
+
+def _reports_with_results(version: str) -> bool:
+    """Before 3.1 endpoints published their status reports through the results queue."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    return len(numbers) == 2 and numbers < [3, 1]
 
 
 def _work_queues(who: str, url: Secret) -> dict[str, QueueInfo]:
