@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mep import Client
 from support import hostile
 from support.endpoint import Endpoint
 from support.remote import WAIT_S, alive, by_source, process_id, titled
@@ -116,3 +117,40 @@ def test_the_keys_of_whoever_started_the_daemon_stay_there(
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
         assert executor.submit(hostile.find_key, roots_key).result(WAIT_S) == ""
+
+
+def sleep_until(path: str) -> str:
+    """Runs in the user endpoint: return once that file is there."""
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.05)
+    return "done"
+
+
+def test_the_own_broker_account_reaches_nothing_of_others(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    site = endpoint("brokered")
+    sdk_env("bob@example.org")
+    signal = open_dir / "go"
+    with by_source(site.id) as bobs:
+        future = bobs.submit(sleep_until, str(signal))
+        bobs.submit(process_id).result(WAIT_S)
+        [uep] = site.user_endpoints()
+        group = f"tg.{Client().whoami()['sub']}.{bobs.task_group_id}"
+        queues = [f"{uep['uep_id']}.tasks", f"{site.id}.commands", "results", "heartbeats", group]
+        task = future.task_id
+        assert task
+        sdk_env("alice@example.org")
+        with by_source(site.id) as alices:
+            done = alices.submit(hostile.use_broker, [uep["uep_id"], site.id], queues, {task: "forged"}).result(
+                WAIT_S
+            )
+            assert done == []
+            assert alices.submit(process_id).result(WAIT_S), "what was sent before is handled by now"
+        assert not future.done()
+        signal.touch()
+        assert future.result(WAIT_S) == "done"
+    assert "tasks that are not its own" in site.relay.tail()
