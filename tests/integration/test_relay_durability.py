@@ -111,6 +111,34 @@ def test_tasks_taken_while_the_broker_hung_outlive_the_relay(
         assert [uep.take().task_id for _ in range(2)] == task_ids(late)
 
 
+def test_tasks_that_wait_for_their_submit_to_be_repeated_are_not_lost(
+    quick_relay: Relay, site: MakeEndpoint, alice: Http, broker_node: BrokerAddress
+) -> None:
+    """Stored and not published when the relay died: an idle user endpoint cannot have lost them."""
+    endpoint, function_id = site(), alice.function()
+    first = alice.submit(endpoint.id, function_id)
+    path, body, key = f"/v3/endpoints/{endpoint.id}/submit", submission(function_id), {"Idempotency-Key": new_id()}
+    with endpoint.start_uep() as uep:
+        uep.answer(uep.take().task_id)
+        with broker_frozen(broker_node):
+            with pytest.raises(httpx.TimeoutException):
+                alice.client.post(path, json=body, headers=key, timeout=1.0)
+            quick_relay.kill()
+        quick_relay.start()
+        for _ in range(8):
+            assert uep.next_message(f"{uep.id}.tasks", wait_s=0.3, exclusive=True) is None
+            uep.report(heartbeat_period=0.3, outstanding_tasks=0, pending_tasks=0)
+        late = alice.ok("POST", path, json=body, headers=key)
+        assert alice.task(task_ids(late)[0])["status"] not in ("success", "failed")
+        task = uep.take()
+        assert [task.task_id] == task_ids(late)
+        uep.answer(task.task_id)
+        with closing(stream(alice, late)) as reader:
+            results = [reader.result()]
+    assert [(r.task_id, r.error_details) for r in results if r is not None] == [(task.task_id, None)]
+    assert task_ids(first) != task_ids(late)
+
+
 def test_what_one_relay_parked_the_next_hands_over(quick_relay: Relay, site: MakeEndpoint, alice: Http) -> None:
     endpoint, function_id = site(), alice.function()
     submitted = alice.submit(endpoint.id, function_id)

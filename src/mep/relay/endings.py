@@ -27,10 +27,18 @@ class Endings:
         self._fleet, self._results, self._broker = fleet, results, broker
 
     async def fail(
-        self, uep: Uep, code: Code | str, text: str, *, purge: bool = False, before: float | None = None
+        self,
+        uep: Uep,
+        code: Code | str,
+        text: str,
+        *,
+        purge: bool = False,
+        before: float | None = None,
+        published: bool = False,
     ) -> None:
-        """Fail what `uep` owes (or what came before that Unix time). With `purge` its queue is emptied first;
-        submits that arrive meanwhile wait, so that none of theirs is purged."""
+        """Fail what `uep` owes (or what came before that Unix time; with `published`, what was handed to the
+        broker). With `purge` its queue is emptied first; submits that arrive meanwhile wait, so that none of
+        theirs is purged."""
         while uep.settling is not None:
             await asyncio.shield(uep.settling)
         if not uep.open:
@@ -44,6 +52,12 @@ class Endings:
                 except ServiceError as error:
                     log.warning("queue of %s not purged: %s", uep.id, error.for_admin())
             ids = await self._fleet.store.read_much(lambda c: tasks.open_task_ids(c, uep.id, before=before))
+            if published and ids:
+                since = time.time() - self._fleet.settings.repeat_window_s
+                kept = await self._fleet.store.read_much(lambda c: tasks.unpublished_task_ids(c, since))
+                ids = [task_id for task_id in ids if task_id not in kept]
+            if not ids:
+                return
             log.warning("user endpoint %s: failing %d tasks: %s: %.300s", uep.id, len(ids), code, text)
             await self._results.settle([results.failure(i, code, _worded(code, text)) for i in ids])
         finally:

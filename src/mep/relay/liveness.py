@@ -193,7 +193,7 @@ class Liveness:
         elif time.time() - uep.idle_since > 0.5 * uep.period_s:
             since, uep.idle_since = uep.idle_since, 0.0
             text = "The user endpoint that took this task ended before it sent a result."
-            await self._endings.fail(uep, Code.TASK_LOST, text, before=since - uep.period_s)
+            await self._endings.fail(uep, Code.TASK_LOST, text, before=since - uep.period_s, published=True)
 
     def verify(self, uep: Uep) -> None:
         """Somebody has just submitted to a user endpoint that we think is up: is it?"""

@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mep.relay.store.schema import outbox, results, submits, task_groups, tasks, ueps
+from mep.wire.rest import SubmitAnswer
 
 
 class Group(Struct, frozen=True):
@@ -192,6 +194,14 @@ def open_task_ids(connection: Connection, uep_id: str, *, before: float | None =
     if before is not None:
         query = query.where(tasks.c.created < before)
     return list(connection.execute(query).scalars())
+
+
+def unpublished_task_ids(connection: Connection, since: float) -> set[str]:
+    """Return the tasks of submits since that time which the broker may not have: nobody was told of them yet, and
+    they are published when their caller repeats the submit."""
+    query = select(submits.c.answer).where(submits.c.published == 0, submits.c.created > since)
+    answers = (msgspec.json.decode(text, type=SubmitAnswer) for text in connection.execute(query).scalars())
+    return {task_id for answer in answers for ids in answer.tasks.values() for task_id in ids}
 
 
 def oldest_open(connection: Connection) -> dict[str, float]:
