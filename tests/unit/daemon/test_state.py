@@ -7,14 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mep.base.errors import HostError, RefusedError
 from mep.base.ids import new_id
 from mep.config.paths import EndpointPaths
 from mep.daemon.state import State, clean_environment
+from mep.wire import signing
 from mep.wire.keys import PublicKey
 
-OLD, NEW, STRANGE = (PublicKey(kid=name, x=name * 32) for name in ("aa", "bb", "cc"))
+_SECRET = Ed25519PrivateKey.generate()
+OLD, STRANGE = signing.public_key(_SECRET), PublicKey(kid="cc", x="cc" * 32)
+NEW = signing.vouch_for(signing.public_key(Ed25519PrivateKey.generate()), by=_SECRET)
 
 
 @pytest.fixture
@@ -55,6 +59,8 @@ def test_keys_are_pinned_at_first_and_change_only_beside_a_known_one(paths: Endp
     for announced in ([], [STRANGE], [PublicKey(kid=OLD.kid, x="dd" * 32)]):
         with pytest.raises(RefusedError, match=r"relay_keys\.json"):
             state.accept_keys(announced)
+    with pytest.raises(RefusedError, match="vouches"):
+        state.accept_keys([OLD, STRANGE])
     state.accept_keys([OLD, NEW])
     state.accept_keys([NEW])
     assert State(paths).keys == {NEW.kid: NEW}
