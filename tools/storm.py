@@ -35,6 +35,7 @@ NAME = "storm"
 USERS = [f"u{number:03}" for number in range(1, 201)]  # the sandbox's crowd
 GOALS = {"started_s": 10.0, "pss_mib": 2560.0, "stopped_s": 5.0}
 _FIRST_UID = 21001
+_PARTS = {"monitor": "mep monitor", "gate": "mep gate", "relay": "relay serve", "broker": "beam.smp"}
 
 
 def whoami() -> int:
@@ -107,6 +108,21 @@ class Storm:
         pss, private = bench_probe.memory_mib(ueps)
         return {"ueps_pss": pss, "ueps_private": private, "daemon_pss": bench_probe.memory_mib(set(daemon))[0]}
 
+    def cpu(self) -> dict[str, float]:
+        """Return the CPU seconds that each part has used so far."""
+        parts: dict[str, float] = {}
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+                title, uid = bench_probe.title_of(int(name)), os.stat(f"/proc/{name}").st_uid
+            except OSError:
+                continue
+            part = "user endpoints" if uid >= _FIRST_UID else next((p for p in _PARTS if _PARTS[p] in title), "")
+            if part:
+                used = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+                parts[part] = parts.get(part, 0.0) + used
+        return parts | {"clients": sum(os.times()[:2])}
+
     def stop_all(self) -> float:
         """Stop the endpoint as an administrator does; return the seconds until nobody is left."""
         began = time.monotonic()
@@ -127,19 +143,22 @@ def main(*, as_json: bool) -> int:
     """Measure, print, and return 1 if a goal was missed."""
     storm = Storm()
     try:
+        before = storm.cpu()
         started_s, tasks = storm.start_all()
+        cpu = {part: round(used - before.get(part, 0.0), 1) for part, used in storm.cpu().items()}
         wrong = storm.wrong_results(tasks)
         weight = storm.weigh()
         stopped_s = storm.stop_all()
     finally:
         storm.close()
-    figures = {
+    figures: dict[str, Any] = {
         "user_endpoints": len(USERS),
         "wrong_results": wrong,
         "started_s": round(started_s, 2),
         "pss_mib": round(weight["ueps_pss"] + weight["daemon_pss"], 1),
         "ueps_private_mib": round(weight["ueps_private"], 1),
         "stopped_s": round(stopped_s, 2),
+        "cpu_s": cpu,
         "load": round(os.getloadavg()[0], 1),
     }
     missed = [name for name, goal in GOALS.items() if figures[name] > goal]
@@ -148,5 +167,5 @@ def main(*, as_json: bool) -> int:
     else:
         for name, value in figures.items():
             goal = f"  (goal: at most {GOALS[name]:g})" if name in GOALS else ""
-            print(f"{name:18} {value:>8}{goal}{'  MISSED' if name in missed else ''}")
+            print(f"{name:18} {value!s:>8}{goal}{'  MISSED' if name in missed else ''}")
     return 1 if missed or wrong else 0
