@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
 from collections import deque
 from typing import Any
 
+from mep.base.codes import Code
+from mep.base.errors import TaskError
 from mep.config import engines as settings
-from mep.engines.base import Call, Outcome, Surroundings, refuse_resources
+from mep.engines.base import Call, Outcome, Surroundings, failure, refuse_resources
 from mep.engines.benches import make_bench
 from mep.engines.hostfacts import pool_facts
 from mep.engines.worker import Bench, execute, flush_output
+
+log = logging.getLogger(__name__)
 
 
 class ThreadPoolEngine:
@@ -34,6 +39,7 @@ class ThreadPoolEngine:
         self._threads = 0
         self._running = 0
         self._held = self._stopped = False
+        self._narrow = False  # fewer threads than wanted could be started
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -71,13 +77,34 @@ class ThreadPoolEngine:
 
     def _hand_out(self) -> None:
         while self._waiting and self._running < self.workers and not self._held:
+            if self._running == self._threads and not self._one_more():
+                if self._threads == 0:
+                    self._refuse_waiting()
+                return  # whoever finishes first goes on
             call = self._waiting.popleft()
             self._running += 1
-            if self._running > self._threads:
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"worker-{self._threads}", daemon=True).start()
             self._around.on_start(call.task_id)
             self._inbox.put(call)
+
+    def _one_more(self) -> bool:
+        """Start a thread; False if the account's limit of processes forbids it: then fewer must do."""
+        name = f"worker-{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError as error:
+            if not self._narrow:
+                self._narrow = True
+                log.warning("%s cannot be started: %s; %d do the work", name, error, self._threads)
+            return False
+        self._threads += 1
+        return True
+
+    def _refuse_waiting(self) -> None:
+        code = Code.LIMIT_EXCEEDED
+        text = TaskError(code, "No thread can be started: the limit of processes is reached.").for_user()
+        while self._waiting:
+            call = self._waiting.popleft()
+            self._around.on_done(failure(call.task_id, code.value, text))
 
     def _finished(self, outcome: Outcome) -> None:
         self._running -= 1
