@@ -25,7 +25,7 @@ class Shelter:
         self._guard: clone.Child | None = None
         self._closing = False
         self._gate: cgroup.Cgroup | None = None
-        self._sweep_previous(state)
+        self._sweep_previous(state, cgroup.tree_name(name, unique))
         base = cgroup.find_base()
         tree = cgroup.Tree(base, name, unique) if base is not None else None
         self._tree = tree if tree is not None and tree.usable() else None
@@ -36,9 +36,13 @@ class Shelter:
             self._start_guard()
             self._gate = self._tree.make("gate")
 
-    def _sweep_previous(self, state: State) -> None:
+    def _sweep_previous(self, state: State, own_name: str) -> None:
         previous = state.previous_cgroup()
-        if previous is not None and previous.is_dir():
+        if previous is None or not previous.is_dir():
+            return
+        if previous.name != own_name:
+            log.warning("%s is another endpoint's: this state folder seems to be a copy of its own", previous)
+        else:
             log.warning("a killed daemon left %s: it is swept", previous)
             cgroup.kill_and_remove(previous)
 

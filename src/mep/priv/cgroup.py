@@ -160,14 +160,19 @@ def _wait_empty(directory_fd: int, most_s: float) -> None:
         os.close(events)
 
 
+def tree_name(label: str, unique: str) -> str:
+    """Return the name of an endpoint's cgroup, wherever it is."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:60]
+    digest = hashlib.sha256(unique.encode()).hexdigest()[:8]
+    return f"mep-{safe}-{digest}"
+
+
 class Tree:
     """The cgroups of one endpoint: `root`, with one `uep-<id>` per user endpoint and one for the gate."""
 
     def __init__(self, base: Path, label: str, unique: str) -> None:
         """`unique` tells two endpoints of one name apart: any text that is this endpoint's alone."""
-        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:60]
-        digest = hashlib.sha256(unique.encode()).hexdigest()[:8]
-        self.root = base / f"mep-{safe}-{digest}"
+        self.root = base / tree_name(label, unique)
 
     def make(self, name: str) -> Cgroup:
         """Make the cgroup `name`; HostError(SPAWN_FAILED) if the kernel refuses. Privilege: write access."""
