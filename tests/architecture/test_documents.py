@@ -20,6 +20,8 @@ PAGES = (
     "docs/admin/processes.md",
     "docs/admin/errors.md",
     "docs/admin/performance.md",
+    "docs/admin/security.md",
+    "docs/admin/failure-modes.md",
 )
 
 
