@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mep.base.ids import new_id
 from mep.wire import signing
-from mep.wire.privsep import Registered, Running, ServiceState, Stop
+from mep.wire.privsep import Registered, Reregister, Running, ServiceState, Stop
 from support.daemonrig import ENDPOINT_ID, DaemonRig, claims_for, daemon
 from support.remote import titled
 from support.wait import until
@@ -225,6 +225,8 @@ def test_what_the_relay_did_not_sign_starts_nothing(signed: DaemonRig, case: str
 
 def test_keys_are_pinned_and_rotate_only_by_a_known_one(signed: DaemonRig, tmp_path: Path) -> None:
     assert signed.key is not None
+    signed.ask("reload")
+    signed.hear(Reregister)  # so that an administrator can bring new keys in without a restart
     old, new = signed.key, Ed25519PrivateKey.generate()
     both = [signing.public_key(old), signing.vouch_for(signing.public_key(new), by=old)]
     signed.gate.send(Registered(endpoint_id=ENDPOINT_ID, keys=both))

@@ -148,7 +148,7 @@ class Monitor:
         self._watch = Watch(self._files.paths())
         self._loop.watch(self._watch.fileno(), self._on_changed)
         self._loop.catch_signals(
-            {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
+            {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._on_hangup}
         )
         # What is loaded by now is shared by all forks for as long as nobody writes to it: the collector would.
         gc.collect()
@@ -279,11 +279,15 @@ class Monitor:
         if self._watch.changed() and self._settling is None:
             self._settling = self._loop.call_later(_SETTLE_S, self._reload)
 
-    def _reload(self) -> None:
+    def _on_hangup(self) -> None:
+        self._reload(asked=True)
+
+    def _reload(self, *, asked: bool = False) -> None:
+        """Read the files again. `asked`: by a person; then the relay is asked, too, as it may have new keys."""
         self._settling = None
         registered_text_changed = self._files.reload()
         self._watch.set_paths(self._files.paths())
-        if registered_text_changed:
+        if registered_text_changed or asked:
             fd = os.memfd_create("registration", os.MFD_CLOEXEC)
             os.write(fd, msgspec.json.encode(self._registration()))
             os.lseek(fd, 0, os.SEEK_SET)
@@ -331,7 +335,7 @@ class Monitor:
         return {
             "status": lambda _: Reply(ok=True, status=self._status()),
             "stop": lambda _: self._answer(self._stop),
-            "reload": lambda _: self._answer(self._reload),
+            "reload": lambda _: self._answer(lambda: self._reload(asked=True)),
             "drain": lambda _: self._answer(lambda: self._drain(on=True)),
             "undrain": lambda _: self._answer(lambda: self._drain(on=False)),
             "stop-user": self._stop_user,
