@@ -139,6 +139,33 @@ def test_tasks_that_wait_for_their_submit_to_be_repeated_are_not_lost(
     assert task_ids(first) != task_ids(late)
 
 
+def test_a_repeat_does_not_run_what_has_failed_meanwhile(
+    quick_relay: Relay, site: MakeEndpoint, alice: Http, broker_node: BrokerAddress
+) -> None:
+    endpoint, function_id = site(), alice.function()
+    path, body, key = f"/v3/endpoints/{endpoint.id}/submit", submission(function_id), {"Idempotency-Key": new_id()}
+    first = alice.submit(endpoint.id, function_id)
+    uep = endpoint.start_uep()
+    uep.answer(uep.take().task_id)
+    uep.stop()
+    until(lambda: alice.task(task_ids(first)[0])["status"] == "success", "the first task is done")
+    with broker_frozen(broker_node):
+        with pytest.raises(httpx.TimeoutException):
+            alice.client.post(path, json=body, headers=key, timeout=1.0)
+        quick_relay.kill()
+    quick_relay.start()
+    assert endpoint.command() is not None
+    endpoint.notice(uep.id, error="no", error_code="SPAWN_FAILED", heartbeat_period=30)
+    until(lambda: "failing 1 tasks" in quick_relay.tail(), "its tasks have failed")
+    late = alice.ok("POST", path, json=body, headers=key)
+    with closing(stream(alice, late)) as reader:
+        result = reader.result()
+    assert result is not None
+    assert result.error_details is not None
+    with FakeUep(uep.creds) as fresh:
+        assert fresh.next_message(f"{uep.id}.tasks", wait_s=0.5, exclusive=True) is None
+
+
 def test_what_one_relay_parked_the_next_hands_over(quick_relay: Relay, site: MakeEndpoint, alice: Http) -> None:
     endpoint, function_id = site(), alice.function()
     submitted = alice.submit(endpoint.id, function_id)

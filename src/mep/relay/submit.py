@@ -116,7 +116,8 @@ class Submitter:
     async def publish_again(
         self, identity: Identity, endpoint_id: str, body: SubmitBody, stored: StoredSubmit
     ) -> None:
-        """Hand to the broker what an earlier attempt stored: the repeat brought the payloads along."""
+        """Hand to the broker what an earlier attempt stored: the repeat brought the payloads along. A task that
+        has its outcome by now (nobody came, say) is not run."""
         endpoint = await self._directory.usable(endpoint_id, identity)
         answer = msgspec.json.decode(stored.answer, type=SubmitAnswer)
         functions = await self._functions(endpoint, identity, body)
@@ -124,8 +125,12 @@ class Submitter:
         group, _ = await self._group(identity, msgspec.structs.replace(body, task_group_id=answer.task_group_id))
         uep = self._fleet.uep(record, endpoint)
         async with self._dispatch.turn(uep):
+            messages = _messages(answer.tasks, body, functions)
+            ids = [message.task_id for message in messages]
+            known = await self._store.read_much(lambda c: tasks.states(c, ids))
+            left = [m for m in messages if (state := known.get(m.task_id)) is not None and state.done is None]
             self._dispatch.accepted(uep, 0, answer.request_id)
-            await self._dispatch.publish(uep, group, _messages(answer.tasks, body, functions))
+            await self._dispatch.publish(uep, group, left)
 
     # ---- inside ----
 
