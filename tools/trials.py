@@ -6,7 +6,7 @@ killed. The clock runs from the end of the user endpoint's own process (from the
 the end of the last process of the user. With --no-cgroups the daemon finds no cgroup v2, and session processes do
 the work.
 
-    ./dev trials [--trials N] [--way WAY[,WAY]] [--no-cgroups] [--storm] [--json]
+    ./dev trials [--trials N] [--way WAY[,WAY]] [--no-cgroups] [--storm] [--realtime] [--json]
 """
 
 from __future__ import annotations
@@ -214,10 +214,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--way", default=",".join(WAYS), metavar="WAY[,WAY]", help=f"of: {', '.join(WAYS)}")
     parser.add_argument("--no-cgroups", action="store_true", help="hide cgroup v2 from the daemon")
     parser.add_argument("--storm", action="store_true", help="instead: 200 users' endpoints at once")
+    parser.add_argument("--realtime", action="store_true", help="take precedence over whatever else runs")
     parser.add_argument("--json", action="store_true", help="one JSON line per row and no table")
     arguments = parser.parse_args(argv)
     if os.environ.get("MEP_SANDBOX") != "1":
         parser.error("needs the sandbox of throw-away users: sudo ./dev trials")
+    if arguments.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     if arguments.storm:
         import storm
 
