@@ -93,7 +93,7 @@ class Dispatch:
             else:
                 identity_id, _, group_id = message.target.partition("/")
                 await self._broker.publish_results(identity_id, group_id, [message.body])
-            self._store.write_later(lambda c, n=message.id: tasks.unpark(c, [n]))  # type: ignore[misc]
+            await self._store.write(lambda c, n=message.id: tasks.unpark(c, [n]))  # type: ignore[misc]
 
     # ---- inside ----
 
@@ -104,7 +104,7 @@ class Dispatch:
 
     async def _unpark_when_done(self, work: asyncio.Future[None], numbers: list[int]) -> None:
         await work
-        self._store.write_later(lambda c: tasks.unpark(c, numbers))
+        await self._store.write(lambda c: tasks.unpark(c, numbers))  # at once: the next relay would send it again
 
     async def _warm_uep(self, uep: Uep) -> None:
         try:

@@ -125,8 +125,8 @@ class Repeats:
         if attempt.stored is not None:
             if attempt.key.startswith("h:"):
                 self._unheard[attempt.key] = attempt.stored
-            if attempt.stored.published:
-                self._store.write_later(lambda c: tasks.mark_published(c, attempt.key))
+            if attempt.stored.published:  # soon: should we die, the repeat must not publish again
+                self._store.write(lambda c: tasks.mark_published(c, attempt.key))
         self._end(attempt)
 
     def drop_old(self) -> None:
