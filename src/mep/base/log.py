@@ -9,12 +9,19 @@ import sys
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
+def _visible(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 class LineFormatter(logging.Formatter):
-    """One event, one line: line breaks inside a message are made visible, never a new (forged) line."""
+    """One event, one line: line breaks inside a message are made visible, never a new (forged) line.
+
+    So is whatever else is not printable: somebody reads this in a terminal, which would obey it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return text.replace("\r", "\\r").replace("\n", "\\n")
+        return text if text.isprintable() else "".join(c if c.isprintable() else _visible(c) for c in text)
 
 
 class _JournalFormatter(LineFormatter):

@@ -28,6 +28,13 @@ def test_line_breaks_cannot_forge_a_line(capfd: pytest.CaptureFixture[str]) -> N
     assert "WARNING gate: refused: a\\nERROR monitor: forged\\r\\nb" in lines[0]
 
 
+def test_nothing_in_a_line_steers_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    setup_logging(role="monitor")
+    logging.getLogger("x").warning("refused: %s", "\x1b]0;owned\x07 \x85 \u2028 \u202e \ud800 é")
+    line = capfd.readouterr().err
+    assert line.endswith("refused: \\x1b]0;owned\\x07 \\x85 \\u2028 \\u202e \\ud800 é\n")
+
+
 def test_a_traceback_stays_on_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     setup_logging(role="gate")
     try:
