@@ -7,9 +7,11 @@ more work: `healthy` turns False and stays so until a line was written again.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,8 +93,7 @@ class AuditLog:
     def _append(self, data: bytes) -> None:
         assert self.path is not None
         if self._fd < 0:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(self.path, flags, 0o600)
+            self._fd = _open_own(self.path)
         size = os.fstat(self._fd).st_size
         if size and size + len(data) > self._max_bytes:
             self._rotate()
@@ -110,7 +111,7 @@ class AuditLog:
             if newer.exists():
                 newer.replace(older)
         self.close()
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._fd = _open_own(self.path)
 
     def _become(self, *, healthy: bool, why: str) -> None:
         if healthy == self.healthy:
@@ -122,6 +123,21 @@ class AuditLog:
             log.error("AUDIT_UNWRITABLE: %s: %s; no more work is taken", self.path, why)
         if self._on_change is not None:
             self._on_change(healthy, why)
+
+
+def _open_own(path: Path) -> int:
+    """Return an fd of the log, made if need be; OSError for what somebody else put in its place.
+
+    Whoever owns the file could rewrite it, and opening a FIFO would wait for its reader.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags, 0o600)
+    found = os.fstat(fd)
+    a_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    if not (a_file or stat.S_ISCHR(found.st_mode)) or found.st_uid not in (0, os.geteuid()):
+        os.close(fd)
+        raise OSError(errno.EPERM, "it is not a file of this daemon alone")
+    return fd
 
 
 def _capped(value: Any) -> Any:

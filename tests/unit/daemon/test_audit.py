@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,29 @@ def test_without_a_path_it_is_silent_and_healthy() -> None:
     audit.open()
     assert audit.write("anything")
     assert audit.check()
+
+
+@pytest.mark.parametrize("planted", ["fifo", "hard link", "symbolic link"])
+def test_what_somebody_else_put_in_its_place_is_not_written_to(tmp_path: Path, planted: str) -> None:
+    path, theirs = tmp_path / "audit.log", tmp_path / "theirs"
+    theirs.touch()
+    if planted == "fifo":
+        os.mkfifo(path)
+    elif planted == "hard link":
+        path.hardlink_to(theirs)
+    else:
+        path.symlink_to(theirs)
+    audit = AuditLog(path)
+    with pytest.raises(HostError, match="takes no work"):
+        audit.open()
+    assert theirs.read_text() == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes another user's file")
+def test_another_users_file_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    os.chown(path, 12345, 12345)
+    with pytest.raises(HostError):
+        AuditLog(path).open()
+    assert path.read_text() == ""
