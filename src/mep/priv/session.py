@@ -66,16 +66,36 @@ def sweep() -> None:
     """Kill and reap every descendant of this process, also those that come back to it. Privilege: see `hold`."""
     while True:
         for pid in descendants(os.getpid()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
+            _kill_descendant(pid)
         try:
             os.waitpid(-1, 0)
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             return
+
+
+def _kill_descendant(pid: int) -> None:
+    """Kill `pid` if it still is below us: its number may be somebody else's by now. Privilege: see `hold`."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        # asked after the pidfd is there: if the answer is about another process, the pidfd's own has ended
+        if _is_below_us(pid):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _is_below_us(pid: int) -> bool:
+    us, above = os.getpid(), _parent_of(pid)
+    while above not in (None, 0, 1, us):
+        above = _parent_of(above)
+    return above == us
 
 
 def descendants(ancestor: int) -> list[int]:

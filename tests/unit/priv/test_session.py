@@ -114,3 +114,26 @@ def test_it_ends_as_its_child_ended(number: signal.Signals) -> None:
     os.close(child.pidfd)
     ours.close()
     theirs.close()
+
+
+def test_a_number_that_is_somebody_elses_by_now_is_not_killed() -> None:
+    def wait() -> int:
+        time.sleep(1000)
+        return 0
+
+    stranger = clone.spawn(wait)
+
+    def be_a_session() -> int:
+        mine = clone.spawn(wait)
+        session._kill_descendant(stranger.pid)  # as if it had got the number of a descendant that ended
+        session._kill_descendant(mine.pid)
+        ended = clone.reap(mine.pidfd, block=True)
+        return 0 if ended is not None and ended.signal == signal.SIGKILL else 1
+
+    child = clone.spawn(be_a_session)
+    assert clone.reap(child.pidfd, block=True) == clone.Ended(0, 0)
+    assert clone.reap(stranger.pidfd) is None
+    clone.kill(stranger.pidfd)
+    clone.reap(stranger.pidfd, block=True)
+    for pidfd in (child.pidfd, stranger.pidfd):
+        os.close(pidfd)
