@@ -152,9 +152,7 @@ def version(ctx: click.Context, *, as_json: bool) -> None:
 
 @click.command()
 @json_option
-@click.option(
-    "-z", "--compress", is_flag=True, help="Write a compressed file in the current folder instead."
-)
+@click.option("-z", "--compress", is_flag=True, help="Write a compressed file in the current folder instead.")
 @pass_cli
 def diagnose(cli: Cli, *, as_json: bool, compress: bool) -> None:
     """Report on this host and its endpoints, to be sent with the report of a defect. Holds no secrets."""

@@ -109,7 +109,7 @@ def endpoint_grants(endpoint_id: str) -> Grants:
 
 
 def single_user_grants(endpoint_id: str) -> Grants:
-    """An endpoint before 4.0 that takes tasks itself, or before 3.1, which reports with its results: both in one."""
+    """An endpoint before 4.0 takes tasks itself; one before 3.1 reports with its results. Both in one account."""
     return Grants(
         user=f"ep.{endpoint_id}",
         read=_only(command_queue(endpoint_id), task_queue(endpoint_id)),
