@@ -21,7 +21,7 @@ MODULES = {
 }
 
 #: used, but not by an import of ours
-NOT_IMPORTED = {"python-multipart": "FastAPI needs it for form bodies"}
+NOT_IMPORTED: dict[str, str] = {}
 
 #: imported, and brought by another
 BROUGHT_ALONG = {
