@@ -41,11 +41,11 @@ def relay(broker_node: BrokerAddress) -> Iterator[Relay]:
     """A relay for the tests of one file, on a virtual host of its own."""
     folder = make_open_dir()
     with temporary_vhost(broker_node) as broker:
-        running = Relay(folder / "relay", broker, outlives_test=True).start()
+        made = Relay(folder / "relay", broker, outlives_test=True)
         try:
-            yield running
+            yield made.start()
         finally:
-            running.stop()
+            made.stop()
             shutil.rmtree(folder, ignore_errors=True)
 
 
