@@ -30,9 +30,13 @@ def test_each_test_that_a_page_names_exists(page: str) -> None:
 
 
 def test_each_failure_mode_has_its_tests() -> None:
-    rows = _ROW.findall((ROOT / "docs/admin/failure-modes.md").read_text())
+    text = (ROOT / "docs/admin/failure-modes.md").read_text()
+    rows = _ROW.findall(text)
     assert [int(number) for number, _ in rows] == list(range(1, 33))
     assert {int(number) for number, tests in rows if not _NAME.search(tests)} == LATER
+    inputs = [line for line in text.partition("## Bad input")[2].splitlines() if line.startswith("| ")][1:]
+    assert len(inputs) > 15
+    assert [line for line in inputs if not _NAME.search(line)] == []
 
 
 def test_each_defence_names_its_test() -> None:

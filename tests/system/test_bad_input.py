@@ -17,7 +17,7 @@ from mep.base.exits import Exit
 from mep.base.ids import new_id
 from support.endpoint import Endpoint
 from support.program import Program, mep
-from support.relay import Relay
+from support.relay import Relay, free_port
 from support.remote import WAIT_S, alive, by_source, escape, process_id, refusal, titled
 from support.rewriting import rewriting
 from support.rigs import MakeEndpoint, SdkEnv
@@ -328,6 +328,19 @@ def test_an_endpoint_waits_for_a_relay_that_is_away_and_says_since_when(
     assert len(lines) == 2, "one line for each change"
     sdk_env(ALICE)
     works(site)
+
+
+def test_a_broker_that_is_away_is_told_once_and_shown_with_its_time(endpoint: MakeEndpoint) -> None:
+    site = endpoint("brokerless", start=False, config={"amqp_port": free_port()})
+    site.start(wait=False)
+    until(lambda: (site.status().get("broker") or {}).get("state") == "connecting", "status tells of the broker")
+    first = site.status()["broker"]
+    assert site.status()["relay"]["state"] == "connected"
+    time.sleep(2.0)  # several attempts
+    assert site.status()["broker"]["since"] == first["since"]
+    assert site.status()["state"] == "starting"
+    assert "broker: connecting since 20" in printed(site)
+    assert sum(": broker " in line for line in site.log_text().splitlines()) == 1, site.log_text()
 
 
 def test_a_wrong_secret_is_refused_once_and_not_tried_for_ever(endpoint: MakeEndpoint) -> None:
