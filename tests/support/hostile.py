@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 
 def pry(pids: list[int]) -> list[str]:
-    """Try to read, trace, signal or change the processes of others; return what worked."""
+    """Try to look into the processes of others; return what worked."""
     import contextlib
     import ctypes
     import os
-    import resource
-    import signal
 
     libc = ctypes.CDLL(None, use_errno=True)
     done = []
@@ -23,31 +21,11 @@ def pry(pids: list[int]) -> list[str]:
     class Span(ctypes.Structure):
         _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
-    def call(result: int) -> None:
-        if result == -1:
-            raise OSError(ctypes.get_errno(), "no")
-
-    def steal_fd(pid: int) -> None:
-        pidfd = os.pidfd_open(pid)
-        try:
-            call(libc.syscall(438, pidfd, 0, 0))
-        finally:
-            os.close(pidfd)
-
-    def signal_by_pidfd(pid: int) -> None:
-        pidfd = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(pidfd, 0)
-        finally:
-            os.close(pidfd)
-
     def peek(pid: int) -> None:
         room = ctypes.create_string_buffer(8)
         ours, theirs = Span(ctypes.addressof(room), 8), Span(0x400000, 8)
-        call(libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))
-
-    def trace(pid: int) -> None:
-        call(libc.ptrace(0x4206, pid, 0, 0))  # PTRACE_SEIZE stops nobody
+        if libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0) < 0:
+            raise OSError
 
     ways: dict[str, Callable[..., object]] = {
         "environ": lambda pid: read(f"/proc/{pid}/environ"),
@@ -62,9 +40,45 @@ def pry(pids: list[int]) -> list[str]:
         "root": lambda pid: os.listdir(f"/proc/{pid}/root"),
         "namespace": lambda pid: os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY),
         "process_vm_readv": peek,
+    }
+    for pid in pids:
+        for name, way in ways.items():
+            with contextlib.suppress(OSError):
+                way(pid)
+                done.append(f"{name} of {pid}")
+    return done
+
+
+def meddle(pids: list[int]) -> list[str]:
+    """Try to trace, signal or change the processes of others; return what worked."""
+    import contextlib
+    import ctypes
+    import os
+    import resource
+    import signal
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = []
+
+    def trace(pid: int) -> None:
+        if libc.ptrace(0x4206, pid, 0, 0) < 0:  # PTRACE_SEIZE stops nobody
+            raise OSError
+
+    def by_pidfd(act: Callable[[int], object], pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            act(pidfd)
+        finally:
+            os.close(pidfd)
+
+    def steal_fd(pidfd: int) -> None:
+        if libc.syscall(438, pidfd, 0, 0) < 0:
+            raise OSError
+
+    ways: dict[str, Callable[..., object]] = {
         "ptrace": trace,
-        "pidfd_getfd": steal_fd,
-        "pidfd_send_signal": signal_by_pidfd,
+        "pidfd_getfd": lambda pid: by_pidfd(steal_fd, pid),
+        "pidfd_send_signal": lambda pid: by_pidfd(lambda fd: signal.pidfd_send_signal(fd, 0), pid),
         "kill 0": lambda pid: os.kill(pid, 0),
         "SIGSTOP": lambda pid: os.kill(pid, signal.SIGSTOP),
         "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),

@@ -45,6 +45,7 @@ def test_no_process_of_others_can_be_read_traced_or_signalled(site: Endpoint, sd
         sdk_env("alice@example.org")
         with by_source(site.id) as alices:
             assert alices.submit(hostile.pry, targets).result(WAIT_S) == []
+            assert alices.submit(hostile.meddle, targets).result(WAIT_S) == []
         assert alive(targets) == targets
         assert bobs.submit(process_id).result(WAIT_S) == bob
 
