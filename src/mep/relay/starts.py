@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -19,6 +20,7 @@ from mep.relay.store import accounts, ueps
 log = logging.getLogger(__name__)
 
 _BROKER_AWAY_S = 1.0
+_SAY_AGAIN_S = 5.0
 _DIED_AGAIN_S = 0.3  # before one that was killed while it started is started again; doubles with each try
 
 
@@ -89,6 +91,13 @@ class Starts:
         uep.tries += 1
         self._fleet.arm(uep, self._fleet.settings.start_timeout_s, self._overdue)
         self._fleet.spawn(self._command(uep, request_id or new_id()), name=f"start {uep.id}")
+        asyncio.get_running_loop().call_later(_SAY_AGAIN_S, self._say_again, uep, uep.tries)
+
+    def _say_again(self, uep: Uep, tries: int) -> None:
+        """A stock endpoint drops a command while the process of a failed start before it is not reaped, and answers
+        nothing; one that is at work on the start takes no harm from a second command."""
+        if uep.state == STARTING and uep.tries == tries and uep.core.online:
+            self._fleet.spawn(self._command(uep, new_id()), name=f"start {uep.id} again")
 
     async def _command(self, uep: Uep, request_id: str) -> None:
         record = uep.record
