@@ -133,17 +133,17 @@ def _check_mapping(report: Report, cli: Cli, paths: EndpointPaths, config: Endpo
         return
     for warning in mapping.warnings:
         report.add("warning", paths.mapping, warning.removeprefix(f"{paths.mapping}: "))
-    for program in mapping.programs:
-        if report.attempt(program, lambda program=program: _check_program(Path(program))):  # type: ignore[misc]
-            report.add("ok", program, "is a mapping program that only root can change")
+    for command in mapping.commands:
+        if report.attempt(command[0], lambda command=command: _check_command(command)):  # type: ignore[misc]
+            report.add("ok", command[0], "is a mapping program that only root can change")
     report.add("ok", paths.mapping, "is valid")
 
 
-def _check_program(path: Path) -> bool:
-    from mep.host.trusted import open_trusted
+def _check_command(command: tuple[str, ...]) -> bool:
+    from mep.host.trusted import check_command
 
-    with open_trusted(path):
-        return True
+    check_command(command)
+    return True
 
 
 def _check_environment(report: Report, cli: Cli, paths: EndpointPaths) -> None:

@@ -21,7 +21,7 @@ from mep.config.environment import load_user_environment
 from mep.config.paths import EndpointPaths
 from mep.daemon.settings import Parts
 from mep.host.programs import run_program
-from mep.host.trusted import read_own, read_trusted
+from mep.host.trusted import check_command, read_own, read_trusted
 from mep.identity.mapping import Mapping
 from mep.wire.control import FileStatus
 
@@ -191,9 +191,12 @@ class LiveFiles:
         timeout_s = self._mapping_timeout_s
 
         def run(argv: Sequence[str], stdin: bytes) -> bytes:
+            check_command(argv)
             return run_program(argv, stdin, timeout_s=timeout_s)
 
         mapping = Mapping.parse(text, source=str(path), endpoint_id=self._endpoint_id, run=run)
+        for command in mapping.commands:
+            check_command(command)
         for warning in mapping.warnings:
             log.warning("%s", warning)
         return text, mapping

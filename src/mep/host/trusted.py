@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -60,6 +60,16 @@ def open_trusted(path: Path, *, owner_uid: int = 0, private: bool = False) -> It
         yield fd
     finally:
         os.close(fd)
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Raise as `read_trusted` if others than root can change what running `argv` would run.
+
+    Also the files among its arguments: `/usr/bin/python3 /opt/map.py` runs the second. Privilege: read access.
+    """
+    for word in [argv[0], *(word for word in argv[1:] if word.startswith("/") and os.path.isfile(word))]:
+        with open_trusted(Path(word)):
+            pass
 
 
 def check_directory(path: Path, *, owner_uid: int = 0) -> None:

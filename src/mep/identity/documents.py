@@ -164,9 +164,9 @@ class ExternalDocument:
         self.warnings: list[str] = []
 
     @property
-    def program(self) -> str:
-        """The program's path, for those who check that only root may change it."""
-        return self._command[0]
+    def command(self) -> tuple[str, ...]:
+        """The program's path and its own arguments, for those who check that only root may change them."""
+        return tuple(self._command)
 
     def lookup(self, identities: Sequence[Identity]) -> Match | None:
         question = {"DATA_TYPE": _INPUT, "identities": [dict(i) for i in identities]}

@@ -29,11 +29,13 @@ _USABLE_STATUS = ("used", "private")
 
 
 class Mapping:
-    """A parsed mapping file. `programs`: the external programs it may run; `warnings`: what looks unintended."""
+    """A parsed mapping file. `commands`: the external programs it may run; `warnings`: what looks unintended."""
 
-    def __init__(self, documents: Sequence[Document], *, programs: Sequence[str], warnings: Sequence[str]) -> None:
+    def __init__(
+        self, documents: Sequence[Document], *, commands: Sequence[tuple[str, ...]], warnings: Sequence[str]
+    ) -> None:
         self._documents = tuple(documents)
-        self.programs = tuple(programs)
+        self.commands = tuple(commands)
         self.warnings = tuple(warnings)
 
     @classmethod
@@ -67,7 +69,7 @@ class Mapping:
                 )
         return cls(
             documents,
-            programs=[d.program for d in documents if isinstance(d, ExternalDocument)],
+            commands=[d.command for d in documents if isinstance(d, ExternalDocument)],
             warnings=[f"{source}: {w}" for d in documents for w in d.warnings]
             + ([] if documents else [f"{source}: holds no mapping document; nobody can use this endpoint."]),
         )

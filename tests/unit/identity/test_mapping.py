@@ -189,7 +189,7 @@ def test_a_program_is_called_as_globus_connect_server_calls_it() -> None:
     [(argv, question)] = program.calls
     assert argv == ["/opt/map", "--x", "-c", CONNECTOR_ID, "-s", ENDPOINT, "-a"]
     assert question == {"DATA_TYPE": "identity_mapping_input#1.0.0", "identities": [ALICE, BOB]}
-    assert mapping.programs == ("/opt/map",)
+    assert mapping.commands == (("/opt/map", "--x"),)
 
 
 @pytest.mark.parametrize("nothing", [b"", b"\n", answer(), b'{"result": []}', answer(("id-a", ""))])
