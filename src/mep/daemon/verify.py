@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from mep.base.codes import Code
 from mep.base.errors import InputError, RefusedError
@@ -12,8 +14,11 @@ from mep.base.ids import is_uuid
 from mep.daemon.state import State
 from mep.wire import signing
 from mep.wire.limits import COMMAND_MAX_SKEW_S
-from mep.wire.privsep import Start
+from mep.wire.privsep import Start, cap_text
 from mep.wire.signing import StartClaims
+
+_MOST_ID_CHARS: Final = 200  # each is remembered
+_MOST_NAME_CHARS: Final = 320  # an address
 
 _decode = msgspec.json.Decoder(StartClaims).decode
 
@@ -44,7 +49,10 @@ class Verifier:
             claims = self._unsigned(start.claims)
         if not is_uuid(claims.uep):
             raise InputError(Code.COMMAND_MALFORMED, f"The user endpoint's id {claims.uep[:60]!r} is no UUID.")
-        return claims
+        if max(len(claims.jti), len(claims.sub)) > _MOST_ID_CHARS or not claims.sub.isprintable():
+            raise InputError(Code.COMMAND_MALFORMED, "The command's number or its identity is no id.")
+        # Only shown from here on, in logs and in `mep status`: the mapping looks at `ids`.
+        return structs.replace(claims, username=cap_text(claims.username).replace("\n", " ")[:_MOST_NAME_CHARS])
 
     def _wants_signature(self) -> bool:
         return bool(self._state.keys) if self._required is None else self._required
