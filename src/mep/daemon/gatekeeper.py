@@ -97,6 +97,9 @@ class Gatekeeper:
             self._child = clone.spawn(
                 lambda: self._be_the_gate(settings, theirs, parent), cgroup_fd=self._cgroup_fd
             )
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self._channel = GateChannel(ours)
@@ -201,8 +204,19 @@ class Gatekeeper:
             self._wait_s = _FIRST_WAIT_S
         log.error("gate: %s; it is started again in %.1f s", ended, self._wait_s)
         self._lost(str(ended))
-        self._loop.call_later(self._wait_s, self.start)
+        self._start_later()
+
+    def _start_later(self) -> None:
+        self._loop.call_later(self._wait_s, self.start_again)
         self._wait_s = min(self._wait_s * 2, _MOST_WAIT_S)
+
+    def start_again(self) -> None:
+        """As `start`; where the kernel refuses a process now, later. Privilege: as `start`."""
+        try:
+            self.start()
+        except OSError as error:
+            log.error("gate: cannot be started: %s; once more in %.1f s", error, self._wait_s)
+            self._start_later()
 
     def _last_words(self) -> bool:
         """Hear what it said before it ended; start commands among it come again, from the broker."""
