@@ -79,9 +79,10 @@ def test_options_outside_the_schema_are_refused_at_submit_naming_path_and_value(
 
 
 def test_a_configuration_that_the_endpoint_cannot_use_fails_the_task_with_its_reason(pair: Pair) -> None:
-    error = pair.refused("add", 1, 1, options={"site_error": True})
-    assert error.kind == "TaskExecutionFailed"
-    assert "NoSuchEngine" in error.text
+    for _ in range(2):  # a stock endpoint drops a command that comes right after a failed start
+        error = pair.refused("add", 1, 1, options={"site_error": True})
+        assert error.kind == "TaskExecutionFailed"
+        assert "NoSuchEngine" in error.text
 
 
 def test_an_identity_that_maps_to_nobody_is_told_so(pair: Pair) -> None:
