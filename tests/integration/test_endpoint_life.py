@@ -14,7 +14,7 @@ from mep.base.exits import Exit
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
 from mep.relay.brokeraddress import BrokerAddress
-from mep.wire.privsep import Failed, Quit, Refresh
+from mep.wire.privsep import Failed, Note, Quit, Refresh
 from support.broker import broker, broker_node
 from support.uep import Site, payload_fd, site, task_buffer, user_endpoint, value_of
 from support.wait import until
@@ -145,6 +145,18 @@ def test_an_idle_one_leaves_says_so_and_loses_no_task(place: Site, tmp_path: Pat
         assert place.queued() == 1
     with user_endpoint(place, tmp_path, THREADS):
         assert value_of(place.result(late)) == 0
+
+
+def test_the_counts_in_the_status_follow_the_tasks_within_a_second_or_two(place: Site, tmp_path: Path) -> None:
+    with user_endpoint(place, tmp_path, THREADS) as running:
+        assert [place.run(int) for _ in range(3)] == [0, 0, 0]
+        running.monitor.sock.settimeout(5)
+        counts = (-1, -1)
+        while counts != (3, 0):
+            got = running.monitor.receive()
+            assert got is not None
+            if isinstance(got[0], Note):
+                counts = (got[0].tasks_done, got[0].tasks_pending)
 
 
 def test_told_to_quit_it_finishes_what_runs(place: Site, tmp_path: Path) -> None:

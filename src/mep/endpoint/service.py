@@ -34,6 +34,7 @@ _TERM_GRACE_S = 8.0
 _DEAF_BEATS = 10
 LOCK_WAIT_S = 10.0  # for one of the same id that is just leaving
 _GOODBYE_S = 3.0
+_NOTE_WITHIN_S = 0.5  # how old the counts in `mep status` may be
 _TRAIL_S = 1.0  # for the monitor to take the last events of tasks
 _GOODBYE_ALONE_S = 0.3  # without a monitor: whoever killed it wants us gone
 
@@ -71,6 +72,7 @@ class UserEndpoint:
             on_trouble=self._note,
         )
         self._beat_timer: asyncio.TimerHandle | None = None
+        self._note_timer: asyncio.TimerHandle | None = None
         self._goodbye_s = _GOODBYE_S
         self._deaf_beats = 0
         self._countdown = ""
@@ -162,6 +164,8 @@ class UserEndpoint:
             asyncio.get_running_loop().call_soon(self._leave_if_held)
         if self._countdown:
             self._show("")
+        elif self._note_timer is None and not self._leave.done():  # one note for all that moves meanwhile
+            self._note_timer = asyncio.get_running_loop().call_later(_NOTE_WITHIN_S, self._note)
 
     def _show(self, countdown: str) -> None:
         if countdown != self._countdown:
@@ -185,6 +189,9 @@ class UserEndpoint:
         future.add_done_callback(_log_unsent)
 
     def _note(self) -> None:
+        if self._note_timer is not None:
+            self._note_timer.cancel()
+            self._note_timer = None
         broker = self._links.state
         parts = [self._engine.kind, self._countdown, self._tasks.trouble]
         if broker.state != "connected":
@@ -232,6 +239,8 @@ class UserEndpoint:
         log.info("leaves: %s", reason)
         if self._beat_timer is not None:
             self._beat_timer.cancel()
+        if self._note_timer is not None:
+            self._note_timer.cancel()
         show_title(self._launch, "stopping")
         self._monitor.note("stopping", done=self._tasks.done, pending=self._tasks.outstanding)
         self._tasks.stop_taking()
