@@ -94,8 +94,8 @@ class Starts:
         asyncio.get_running_loop().call_later(_SAY_AGAIN_S, self._say_again, uep, uep.tries)
 
     def _say_again(self, uep: Uep, tries: int) -> None:
-        """A stock endpoint drops a command while the process of a failed start before it is not reaped, and answers
-        nothing; one that is at work on the start takes no harm from a second command."""
+        """A stock endpoint silently drops a command while the process of a failed start before it is not reaped;
+        one that is at work on the start takes no harm from a second command."""
         if uep.state == STARTING and uep.tries == tries and uep.core.online:
             self._fleet.spawn(self._command(uep, new_id()), name=f"start {uep.id} again")
 
