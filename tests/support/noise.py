@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def tell_monitor(*packets: bytes) -> list[str]:
-    """Write these packets into the socket to the monitor; return how each went."""
+def tell_monitor(*packets: bytes, after_s: float = 0.0) -> list[str]:
+    """Write these packets into the socket to the monitor, `after_s` from now; return how each went."""
     import os
     import socket
     import time
@@ -20,6 +20,7 @@ def tell_monitor(*packets: bytes) -> list[str]:
     sock.setblocking(True)
     sock.settimeout(5.0)
     told = []
+    time.sleep(after_s)
     for packet in packets:
         try:
             sock.send(packet)

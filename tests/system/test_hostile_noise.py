@@ -71,7 +71,8 @@ def test_texts_of_users_forge_no_lines_and_no_terminal(endpoint: MakeEndpoint, s
     ]
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
-        future = executor.submit(noise.tell_monitor, *packets)
+        # after the user endpoint's own note about this task, which would take its place
+        future = executor.submit(noise.tell_monitor, *packets, after_s=1.5)
         until(lambda: "owned" in site.mep("status", "texts", "--json").stdout, "the note is shown")
         shown = site.mep("status", "texts").stdout
         assert future.result(WAIT_S) == ["sent", "sent"]
