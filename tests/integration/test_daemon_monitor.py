@@ -66,6 +66,17 @@ def test_each_end_has_its_words(rig: DaemonRig, steps: list[Any], event: str, co
     until(lambda: not rig.status().user_endpoints, "the record is gone")
 
 
+def test_an_older_stock_folder_with_a_plain_yaml_template_is_served(tmp_path: Path) -> None:
+    folder = tmp_path / "rig"
+    folder.mkdir()
+    (folder / "user_config_template.yaml").write_text("engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n")
+    with daemon(tmp_path) as running:
+        request = running.start(claims_for(), ["serve"])
+        assert running.event(request).event == "ready"
+        assert "max_workers: 2" in (running.paths.state_dir / "preloaded").read_text()
+        assert running.stop().clean
+
+
 def test_what_a_user_endpoint_leaves_is_gone_before_its_end_is_told(rig: DaemonRig) -> None:
     before = set(titled(": rig"))
     request = rig.start(claims_for(), ["linger", "ready", ["sleep", 0.3], ["exit", 0]])

@@ -26,18 +26,28 @@ NAMED = {"done", "TASK_LOST", "UEP_DIED", "ENDPOINT_STOPPING", "ENDPOINT_DRAININ
 #: What takes nothing from anybody, if one waits long enough.
 HARMLESS = {"submit", "start command", "idle", "gate dies", "relay dies", "broker restarts"}
 
-EVENTS: dict[str, Callable[[World], None]] = {
+
+def _each(world: World, *steps: Callable[[], None] | float) -> None:
+    """Do the steps one after the other; a number lets so many seconds pass."""
+    for step in steps:
+        if isinstance(step, float):
+            world.advance(step)
+        else:
+            world.do(step)
+
+
+EVENTS: dict[str, Callable[[World], object]] = {
     "submit": lambda world: world.do(lambda: world.submit(0.5)),
     "start command": lambda world: world.do(world.start_command),
     "idle": lambda world: world.advance(world.until_it_leaves()),
     "gate dies": lambda world: world.do(world.kill_gate),
     "relay dies": lambda world: world.do(world.restart_relay),
-    "broker restarts": lambda world: (world.do(world.broker_down), world.advance(0.1), world.do(world.broker_up)),
+    "broker restarts": lambda world: _each(world, world.broker_down, 0.1, world.broker_up),
     "user endpoint dies": lambda world: world.do(world.kill_uep),
-    "monitor restarts": lambda world: (world.do(world.kill_monitor), world.do(world.start)),
-    "mep stop, start": lambda world: (world.do(world.stop), world.advance(GRACE_S), world.do(world.start)),
+    "monitor restarts": lambda world: _each(world, world.kill_monitor, world.start),
+    "mep stop, start": lambda world: _each(world, world.stop, GRACE_S, world.start),
     "settings refuse, or not": lambda world: world.do(world.drain),
-}  # type: ignore[dict-item]
+}
 GRACE_S = 3.2
 
 

@@ -235,7 +235,7 @@ def daemon(folder: Path, *, config: str = "", signed: bool = False, **changes: A
     paths.directory.mkdir(exist_ok=True)
     text = f"relay: http://127.0.0.1:9\n{config}"
     paths.config.write_text(text)
-    if not paths.template.exists():
+    if not paths.template.exists() and not paths.template_fallback.exists():
         paths.template.write_text("engine:\n  type: ThreadPoolEngine\n")
     make_private_directory(paths.state_dir)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -258,7 +258,7 @@ def daemon(folder: Path, *, config: str = "", signed: bool = False, **changes: A
     parts = Parts(
         boot=boot_as_told,
         run_gate=_hand_over,
-        preload=lambda: None,
+        preload=lambda template: write_to(paths.state_dir / "preloaded", template),
         check_template=lambda text, source, includes: None,
         check_schema=lambda schema, source: None,
     )
@@ -274,6 +274,11 @@ def daemon(folder: Path, *, config: str = "", signed: bool = False, **changes: A
         clone.reap(child.pidfd, block=True)
         os.close(child.pidfd)
         ours.close()
+
+
+def write_to(path: Path, text: str) -> None:
+    """Write it down where a test can see it."""
+    path.write_text(text)
 
 
 def _run(endpoint: Endpoint, parts: Parts, not_ours: socket.socket) -> int:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mep.broker import Delivery, State
-from support.virtualtime import Process, current
+from support.virtualtime import Process, current, settle
 
 CORE, UEP, PERSON = (f"{n}0000000-0000-4000-8000-000000000000" for n in "123")
 
@@ -164,4 +164,4 @@ class ModelLinks:
             loop.call_later(0.2, self._put, queue, body, future)
             return
         broker.put(queue, {"sender": UEP, "body": body, "headers": {}})
-        loop.call_later(0.003, lambda: future.done() or future.set_result(None))
+        loop.call_later(0.003, lambda: settle(future))

@@ -40,7 +40,7 @@ class DaemonLoop:
 
     def watch(self, fd: int, callback: Callable[[], None], _events: int = 0) -> None:
         self._fds.add(fd)
-        asyncio.get_running_loop().add_reader(fd, lambda: self._process.dead or callback())
+        asyncio.get_running_loop().add_reader(fd, lambda: None if self._process.dead else callback())
 
     def unwatch(self, fd: int) -> None:
         if fd in self._fds:

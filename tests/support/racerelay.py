@@ -19,7 +19,7 @@ from mep.relay.store import tasks
 from mep.relay.store.tasks import Group, StoredSubmit
 from mep.wire import envelope
 from support.racebroker import PERSON, UEP
-from support.virtualtime import Process
+from support.virtualtime import Process, settle
 
 if TYPE_CHECKING:
     from support.raceworld import World
@@ -43,7 +43,7 @@ class InlineStore:
 
         def commit() -> None:
             done = job(self._connection)
-            asyncio.get_running_loop().call_later(0.001, lambda: future.cancelled() or future.set_result(done))
+            asyncio.get_running_loop().call_later(0.001, lambda: settle(future, done))
 
         asyncio.get_running_loop().call_later(0.003, commit)
         return future

@@ -22,7 +22,7 @@ from mep.wire import envelope
 from mep.wire.launch import Launch
 from mep.wire.privsep import Channel, Go, Mapped, MonitorToChild
 from support.racebroker import CORE, UEP
-from support.virtualtime import Process
+from support.virtualtime import Process, settle
 
 if TYPE_CHECKING:
     from support.raceworld import World
@@ -149,7 +149,7 @@ class UepProcess:
     async def _readable(self) -> None:
         loop, fd = asyncio.get_running_loop(), self._sock.fileno()
         future = loop.create_future()
-        loop.add_reader(fd, lambda: future.done() or future.set_result(None))
+        loop.add_reader(fd, lambda: settle(future))
         await future
         loop.remove_reader(fd)
 

@@ -26,9 +26,9 @@ from sqlalchemy.pool import StaticPool
 
 from mep.base.ids import new_id
 from mep.config.user_endpoint import load_user_endpoint_config
-from mep.endpoint import service
+from mep.endpoint import reports, service
 from mep.priv import clone
-from mep.relay import starts as starts_module
+from mep.relay import commands
 from mep.relay.store import accounts, endpoints, schema, tasks, ueps
 from mep.relay.store.tasks import Group
 from mep.relay.store.ueps import UepRecord
@@ -242,7 +242,13 @@ def model(monkeypatch: Any) -> Iterator[Callable[[Path], World]]:
     """Put the model's parts and clock where the real code looks for them; call what it yields for a world."""
 
     def here() -> World:
-        return _WORLDS[-1]
+        world: World = _WORLDS[-1]
+        return world
+
+    def running() -> Process:
+        process = current()
+        assert process is not None, "only a process has links"
+        return process
 
     clock = SimpleNamespace(
         **{name: getattr(time, name) for name in ("strftime", "gmtime", "perf_counter", "localtime")},
@@ -254,12 +260,12 @@ def model(monkeypatch: Any) -> Iterator[Callable[[Path], World]]:
         if name.startswith("mep.") and getattr(module, "time", None) is time:
             monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(clone, "reap", lambda fd, **_: here().children[fd].ended)
-    monkeypatch.setattr(service, "Links", lambda *_, **__: ModelLinks(here().broker, current()))
+    monkeypatch.setattr(service, "Links", lambda *_, **__: ModelLinks(here().broker, running()))
     monkeypatch.setattr(service, "Journal", lambda path, **_: ModelJournal(path))
     monkeypatch.setattr(service, "build_engine", lambda _config, around: ModelEngine(here(), around))
     monkeypatch.setattr(service, "show_title", lambda *_: None)
     monkeypatch.setattr(service, "read_refresh", lambda fd, _uep: os.close(fd))
-    monkeypatch.setattr(service.reports, "process_facts", lambda *_, **__: {})
+    monkeypatch.setattr(reports, "process_facts", lambda *_, **__: {})
 
     def command(record: UepRecord, *_: Any, request_id: str) -> tuple[bytes, str]:
         now = here().wall()
@@ -269,7 +275,7 @@ def model(monkeypatch: Any) -> Iterator[Callable[[Path], World]]:
         )  # fmt: skip
         return msgspec.json.encode(claims), ""
 
-    monkeypatch.setattr(starts_module.commands, "start_command", command)
+    monkeypatch.setattr(commands, "start_command", command)
 
     def make(folder: Path) -> World:
         world = World(folder)

@@ -56,6 +56,12 @@ class _Selector(selectors.DefaultSelector):
         return ready
 
 
+def settle(future: asyncio.Future[Any], value: Any = None) -> None:
+    """Give the future its value, unless it is over already."""
+    if not future.done():
+        future.set_result(value)
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """See the module."""
 
@@ -67,8 +73,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._kept: list[asyncio.Task[Any]] = []  # nobody else holds those of the dead
         super().__init__(selector)
 
-    def create_task(self, work: Any, **options: Any) -> asyncio.Task[Any]:
-        self._kept.append(super().create_task(work, **options))
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        self._kept.append(super().create_task(coro, **options))
         return self._kept[-1]
 
     def time(self) -> float:
@@ -77,13 +83,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _jump(self, seconds: float) -> None:
         self.now += seconds
 
-    def add_signal_handler(self, *_: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:  # type: ignore[override] # their variadic generics have no short form
         """Nobody sends signals here."""
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override] # as above
         return super().call_soon(self._unless_dead(callback, context), *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override] # as above
         return super().call_at(when, self._unless_dead(callback, context), *args, context=context)
 
     def _unless_dead(self, callback: Any, context: Any) -> Any:

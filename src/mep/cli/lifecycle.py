@@ -79,11 +79,10 @@ def _start(paths: EndpointPaths, *, detach: bool, wait_s: float, credentials_fd:
         )
     lock = EndpointLock(paths.state_dir)
     lock.take()
-    template = endpoint.paths.template
     parts = Parts(
         boot=_boot,
         run_gate=run_gate,
-        preload=lambda: _preload(template.read_text()),
+        preload=_preload,
         check_template=_check_template,
         check_schema=_check_schema,
     )

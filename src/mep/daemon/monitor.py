@@ -141,7 +141,7 @@ class Monitor:
     def run(self) -> int:
         """Serve until stopped; returns the exit status. Privilege: root for a multi-user endpoint."""
         self._gate.start()
-        self._parts.preload()
+        self._parts.preload(self._files.template.text)
         self._control = ControlServer(
             self._loop, self._endpoint.paths.control_socket, self._verbs(), owner_uid=self._endpoint.owner.uid
         )

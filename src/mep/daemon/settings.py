@@ -42,12 +42,12 @@ class Endpoint:
 class Parts:
     """The code that is handed to the daemon instead of being imported by it.
 
-    `boot` is what a user process becomes; `preload` imports what it needs, once, before the first fork.
+    `boot` is what a user process becomes; `preload` (template) imports what it needs, once, before the first fork.
     `check_template` (text, source, includes) and `check_schema` (schema, source) raise InputError for broken ones.
     """
 
     boot: Callable[[Launch], int]
     run_gate: RunGate
-    preload: Callable[[], None]
+    preload: Callable[[str], None]
     check_template: Callable[[str, str, dict[str, str]], None]
     check_schema: Callable[[Any, str], None]

@@ -24,11 +24,21 @@ def on_loop(body: Callable[[], None]) -> None:
     asyncio.run(run())
 
 
+def _into(told: list[TaskEvents]) -> Callable[[TaskEvents], bool]:
+    """Return a monitor that hears everything at once."""
+
+    def hear(message: TaskEvents) -> bool:
+        told.append(message)
+        return True
+
+    return hear
+
+
 def test_each_step_is_told_once_in_order_with_the_function() -> None:
     told: list[TaskEvents] = []
 
     def body() -> None:
-        trail = Trail(lambda message: told.append(message) is None)
+        trail = Trail(_into(told))
         trail.received([Call("t1", "f1", "x"), Call("t2", "f2", "x")])
         trail.started("t1")
         trail.ended("t1", "")
@@ -79,7 +89,7 @@ def test_the_largest_message_fits_and_strange_ids_are_made_harmless() -> None:
     told: list[TaskEvents] = []
 
     def body() -> None:
-        trail = Trail(lambda message: told.append(message) is None)
+        trail = Trail(_into(told))
         for _ in range(MAX_EVENTS):
             trail.received([Call("t" * 64, "f" * 64, "x")])
         trail.ended("x\n{}", "a b\u2028" * 100)
