@@ -82,7 +82,7 @@ def test_kills_and_cuts_lose_nothing_and_run_nothing_twice(
         results = place.results[task_id]
         failed = [r for r in results if r.error_details is not None]
         lost += bool(failed)
-        assert all(r.error_details and r.error_details.code == "TASK_LOST" for r in failed), failed
+        assert all(r.error_details and r.error_details.code == "TASK_LOST" for r in failed), failed[0].data
         assert len(failed) in (0, len(results)), "one task, two outcomes"
         assert failed or {value_of(r) for r in results} == {number}
         assert times[number] <= 1, f"task {number} ran {times[number]} times"

@@ -202,9 +202,10 @@ def test_broken_credentials_are_fetched_again(
     ex = executor()
     ex.submit(double, 1).result(SOON_S)
     small.amqp_url = good
+    assert ex.submit(double, 2).result(SOON_S) == 4  # asked for over HTTP; then so is the address
     until(ex._stream.streaming, "the stream has the new password", timeout_s=20)
     asked = small.count("/v2/batch_status")
-    assert ex.submit(double, 2).result(SOON_S) == 4
+    assert ex.submit(double, 3).result(SOON_S) == 6
     assert small.count("/v2/batch_status") == asked
 
 

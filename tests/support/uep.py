@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -274,6 +275,9 @@ def user_endpoint(
     if pid == 0:
         try:
             _keep_only(fd, theirs.fileno())
+            # pytest's own streams write to descriptors that are closed now, and belong to others in a moment
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
             os._exit(boot.run(Launch(**given)))
         finally:
             os._exit(99)

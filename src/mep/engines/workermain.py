@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import traceback
 from typing import NoReturn
 
 import msgspec
@@ -31,6 +32,8 @@ def be_worker(sock: socket.socket, bench: Bench, *, title: str, parent: int) -> 
         status = 0
     except (ConnectionError, BrokenPipeError):
         status = 0  # the user endpoint is gone
+    except BaseException:  # noqa: BLE001 - the last net: what ends a worker is worth a line in the user's log
+        traceback.print_exc()
     finally:
         flush_output()
         os._exit(status)
