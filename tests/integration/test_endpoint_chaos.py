@@ -60,6 +60,7 @@ def proxied(url: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("engine", ENGINES)
 def test_kills_and_cuts_lose_nothing_and_run_nothing_twice(
     broker: BrokerAddress, tmp_path: Path, engine: str
