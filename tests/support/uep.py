@@ -276,7 +276,7 @@ def user_endpoint(
     if pid == 0:
         try:
             _keep_only(fd, theirs.fileno())
-            gc.freeze()  # what the test has is not collected here: its descriptors' numbers are others' in a moment
+            gc.freeze()  # what the test has must not close descriptors here: their numbers change hands
             # pytest's own streams write to descriptors that are closed now, and belong to others in a moment
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
