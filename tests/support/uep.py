@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import select
 import signal
@@ -238,6 +239,13 @@ def _keep_only(*kept: int) -> None:
     os.closerange(before + 1, os.sysconf("SC_OPEN_MAX"))
 
 
+def _forget_handlers() -> None:
+    """Drop pytest's log handlers, which it hangs on loggers that do not propagate, too: their files are closed."""
+    for logger in (logging.getLogger(), *logging.Logger.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            logger.handlers.clear()
+
+
 @contextmanager
 def user_endpoint(
     place: Site,
@@ -276,6 +284,7 @@ def user_endpoint(
     if pid == 0:
         try:
             _keep_only(fd, theirs.fileno())
+            _forget_handlers()
             gc.freeze()  # what the test has must not close descriptors here: their numbers change hands
             # pytest's own streams write to descriptors that are closed now, and belong to others in a moment
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
