@@ -204,10 +204,6 @@ class ExternalDocument:
         )
 
 
-def _is_item(item: object) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("id"), str) and isinstance(item.get("output"), str)
-
-
 def _invalid(source: str, place: str, wanted: str, found: object) -> InputError:
     shown = "nothing" if found is None else json.dumps(found, default=str)[:80]
     return InputError(Code.CONFIG_INVALID, f"{source}: {place}: wanted {wanted}, found {shown}.")
