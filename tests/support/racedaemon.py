@@ -17,7 +17,7 @@ from mep.daemon.keeper import Keeper
 from mep.daemon.outcomes import Outcomes
 from mep.daemon.tasklog import TaskLog
 from mep.daemon.ties import Ties
-from mep.daemon.ueps import Wish
+from mep.daemon.wishes import Wish
 from mep.priv import clone
 from mep.wire import envelope
 from mep.wire.privsep import Decision, UepEvent
@@ -142,9 +142,8 @@ class Daemon:
         for uep in self.keeper._ueps.values():
             uep.channel.sock.close()
             os.close(uep.child.pidfd)
-            for wish in (uep.command, uep.refreshed, uep.waiting):
-                if wish is not None:
-                    wish.close()
+            if (wish := uep.wishes.take_next(by_itself=True)) is not None:
+                wish.close()
 
 
 class Gate:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from mep.daemon.ueps import Wish
+from mep.daemon.wishes import Wish
 from mep.endpoint import service
 from mep.endpoint.home import Home
 from mep.endpoint.journal import Journal

@@ -33,8 +33,8 @@ from mep.daemon.shelter import Shelter
 from mep.daemon.state import State, make_private_directory
 from mep.daemon.tasklog import TaskLog
 from mep.daemon.ties import Ties
-from mep.daemon.ueps import Wish
 from mep.daemon.verify import Verifier
+from mep.daemon.wishes import Wish
 from mep.host.notify import tell_systemd
 from mep.host.watch import Watch
 from mep.priv import clone

@@ -12,7 +12,8 @@ from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
 from mep.daemon.audit import AuditLog
 from mep.daemon.tasklog import TaskLog
-from mep.daemon.ueps import Uep, Wish
+from mep.daemon.ueps import Uep
+from mep.daemon.wishes import Wish
 from mep.wire.privsep import Decision, Dismissed, Failed, UepEvent, cap_text
 from mep.wire.signing import StartClaims
 from mep.wire.taskevents import TaskEvents

@@ -8,7 +8,7 @@ from typing import Any
 
 from mep.admit.rules import LoadRules
 from mep.daemon.outcomes import Outcomes
-from mep.daemon.ueps import Wish
+from mep.daemon.wishes import Wish
 from mep.priv import clone
 from mep.priv.box import Box
 

@@ -5,37 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mep.base.errors import MepError
 from mep.daemon.childchannel import ChildChannel
 from mep.daemon.loop import PRIORITY, Loop, Timer
+from mep.daemon.wishes import Wishes
 from mep.priv import clone
 from mep.priv.box import Box
 from mep.priv.clone import Child, Ended
 from mep.wire.control import UepStatus
-from mep.wire.privsep import Failed
-from mep.wire.signing import StartClaims
+from mep.wire.privsep import Failed, MonitorToChild
 
 log = logging.getLogger(__name__)
 
 #: A user endpoint may tell us this many notes in a row, then as many per second: more waits in its own socket.
 NOTES_PER_S = 20
-
-
-@dataclass(frozen=True)
-class Wish:
-    """A start command that is to be obeyed: what the gate sent, verified. `payload_fd` is owned by the wish."""
-
-    request_id: str
-    claims: StartClaims
-    payload_fd: int
-    at: float  # monotonic
-
-    def close(self) -> None:
-        os.close(self.payload_fd)
 
 
 @dataclass
@@ -46,7 +32,7 @@ class Uep:
     request_id: str
     subject: str
     username: str
-    token_ids: deque[str]
+    wishes: Wishes
     child: Child
     box: Box
     channel: ChildChannel
@@ -63,15 +49,26 @@ class Uep:
     was_ready: bool = False
     quit_asked: bool = False
     killed_because: MepError | None = None  # why we killed it
-    command: Wish | None = None  # the command it is for, until that is decided
-    refreshed: Wish | None = None  # the newest command that came while it ran
-    waiting: Wish | None = None  # a command that came while it was stopping
     note: str = ""
     tasks_done: int = 0
     tasks_pending: int = 0
     events_fd: int = -1
     allowance: float = float(NOTES_PER_S)
     allowance_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def leaving(self) -> bool:
+        """Tell whether it is on its way out: it takes no further command."""
+        return self.quit_asked or self.state == "stopping"
+
+    def tell(self, message: MonitorToChild, fd: int | None = None) -> None:
+        """Send it a message; one that does not listen misses it."""
+        try:
+            self.channel.send(message, fd)
+        except BlockingIOError:
+            log.warning("%s: does not listen; %s is not delivered", self.describe(), type(message).__name__)
+        except OSError:
+            pass  # it is ending: its pidfd tells
 
     def status(self) -> UepStatus:
         """Return the row of `mep status`."""

@@ -1,0 +1,72 @@
+"""Ending user endpoints: first asked to finish, then killed; a session process gets a moment to close."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from mep.base.errors import MepError
+from mep.daemon.loop import Loop
+from mep.daemon.outcomes import stopping
+from mep.daemon.ueps import Uep
+from mep.wire.privsep import Quit
+
+log = logging.getLogger(__name__)
+
+_SESSION_CLOSE_S: Final = 11.0  # a session process gives PAM 10 s to close
+
+
+class Endings:
+    """Sees to it that one ends; that it is gone is the reaper's to see. Privilege: as the box."""
+
+    def __init__(self, loop: Loop, *, grace_s: float) -> None:
+        self._loop, self._grace_s = loop, grace_s
+
+    def limit(self, uep: Uep, most_s: float, why: Callable[[float], MepError]) -> None:
+        """Kill it in `most_s`, because of `why`, unless `no_limit` or another limit comes first."""
+        self.no_limit(uep)
+        uep.deadline = self._loop.call_later(most_s, lambda: self.kill(uep, why(most_s)))
+
+    def no_limit(self, uep: Uep) -> None:
+        """It may take its time from now on."""
+        if uep.deadline is not None:
+            uep.deadline.cancel()
+            uep.deadline = None
+
+    def quit(self, uep: Uep) -> None:
+        """Ask it to finish; kill it if it has not within the grace period."""
+        if uep.leaving:
+            return
+        uep.quit_asked = True
+        self.no_limit(uep)
+        if uep.state == "mapping":
+            self.kill(uep, stopping())
+            return
+        uep.state = "stopping" if uep.was_ready else uep.state
+        uep.tell(Quit(grace_s=self._grace_s))
+        uep.deadline = self._loop.call_later(self._grace_s, lambda: self._overdue(uep))
+
+    def kill(self, uep: Uep, why: MepError) -> None:
+        """Kill everybody in its box; the first reason counts."""
+        if uep.killed_because is None:
+            uep.killed_because = why
+        if uep.state == "mapping":
+            uep.box.kill_all(uep.child)
+        else:
+            self._end(uep)
+
+    def _overdue(self, uep: Uep) -> None:
+        log.warning("%s: did not finish within %.0f s and is killed", uep.describe(), self._grace_s)
+        self._end(uep)
+
+    def _end(self, uep: Uep) -> None:
+        """Kill the user's processes; a session process gets a moment to close."""
+        uep.box.kill()
+        if uep.box.has_session:
+            self._loop.call_later(_SESSION_CLOSE_S, lambda: self._end_session(uep))
+
+    def _end_session(self, uep: Uep) -> None:
+        if uep.ended is None:
+            log.error("%s: its session process does not end and is killed", uep.describe())
+            uep.box.kill_all(uep.child)
