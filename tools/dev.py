@@ -14,6 +14,7 @@ from pathlib import Path
 
 import devenv
 import linters
+import mutations
 import tiers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,8 @@ HELP = """usage: ./dev COMMAND
   test [TIER...]       linters, types, contracts and tests: unit integration system interop architecture (all)
                        -k EXPR and -x as in pytest; --json prints the counts as one JSON line
   check                the linters alone, quickly
+  mutate [NAME...]     take the product's mechanisms away one by one: the tests that promise them must fail;
+                       --list shows them, --room R runs those of tests/mutations/R.toml (root)
   demo [--json]        two users on one endpoint, from nothing to nothing (root)
   chaos [...]          everything killed at random under load, every task accounted for; --help tells more (root)
   trials [...]         every end of a user endpoint, 100 times: nothing is left; --storm: 200 users at once (root)
@@ -45,6 +48,7 @@ def main(argv: list[str]) -> int:
         "env": env,
         "test": test,
         "check": check,
+        "mutate": mutate,
         "demo": demo,
         "bench": bench,
         "chaos": chaos,
@@ -97,6 +101,10 @@ def test(argv: list[str]) -> int:
 def check(_argv: list[str]) -> int:
     environment = devenv.prepare(ROOT, apt=False)
     return linters.run_all(environment)
+
+
+def mutate(argv: list[str]) -> int:
+    return mutations.main(argv, devenv.prepare(ROOT, apt=os.geteuid() == 0))
 
 
 def demo(argv: list[str]) -> int:

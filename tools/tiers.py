@@ -74,7 +74,7 @@ def run(environment: devenv.Environment, chosen: list[str], options: Options, *,
     strict = os.environ.get("CI", "").lower() not in ("", "0", "false")
     outcomes: list[Outcome] = []
     for name in chosen:
-        reason = _why_not(TIERS[name])
+        reason = why_not(TIERS[name])
         if reason:
             outcome = Outcome(name, failed=int(explicit or strict), skipped=int(not (explicit or strict)))
             outcome.reasons.append(reason)
@@ -88,7 +88,7 @@ def run(environment: devenv.Environment, chosen: list[str], options: Options, *,
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
-def _why_not(tier: Tier) -> str:
+def why_not(tier: Tier) -> str:
     """Return why `tier` cannot run on this machine, or ""."""
     if tier.needs_root:
         if os.geteuid() != 0:
@@ -107,7 +107,7 @@ def _run_tier(environment: devenv.Environment, name: str, options: Options, *, s
     if tier.needs_stock:
         devenv.prepare_stock(environment)
     outcome = Outcome(name)
-    with _broker(environment, tier) as variables:
+    with broker(environment, tier) as variables:
         for extra in _passes(tier):
             _run_pytest(environment, outcome, options, extra, variables)
             if options.stop_early and outcome.failed:
@@ -164,7 +164,7 @@ def _run(
 
 
 @contextmanager
-def _broker(environment: devenv.Environment, tier: Tier) -> Iterator[dict[str, str]]:
+def broker(environment: devenv.Environment, tier: Tier) -> Iterator[dict[str, str]]:
     """Run the tier's shared RabbitMQ node; yield the variables that tell the tests of it.
 
     Where no node can start, there are none, and each test says so for itself.

@@ -82,7 +82,7 @@ def test_in_ci_a_tier_without_tests_is_a_failure(
 def test_a_tier_that_cannot_run_is_skipped_unless_asked_for_or_in_ci(
     environment: devenv.Environment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tiers, "_why_not", lambda _tier: "it needs root")
+    monkeypatch.setattr(tiers, "why_not", lambda _tier: "it needs root")
     monkeypatch.delenv("CI", raising=False)
     assert tiers.run(environment, ["system"], tiers.Options(), explicit=False) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 passed, 0 failed, 1 skipped"
