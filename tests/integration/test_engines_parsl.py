@@ -12,8 +12,9 @@ import pytest
 from mep.relay.brokeraddress import BrokerAddress
 from mep.wire import envelope
 from mep.wire.privsep import Failed
+from mep.wire.taskevents import Place
 from support.broker import broker, broker_node
-from support.uep import Running, Site, site, task_buffer, user_endpoint
+from support.uep import Running, Site, site, task_buffer, user_endpoint, value_of
 from support.wait import until
 
 __all__ = ["broker", "broker_node"]
@@ -110,6 +111,38 @@ def test_failures_of_tasks_come_back(place: Site, tmp_path: Path) -> None:
         assert result.error_details is not None
         assert "num_nodes" in result.data
         assert place.run(int, timeout_s=60) == 0
+
+
+def test_block_job_host_and_pid_of_a_task_are_told(place: Site, tmp_path: Path) -> None:
+    """To the audit log: of one that returned by its worker, of one whose worker died by Parsl."""
+    with user_endpoint(place, tmp_path, PARSL, task_events=True) as running:
+
+        def where() -> tuple[int, float]:
+            import os
+            import time
+
+            return os.getpid(), time.time()
+
+        task_id = place.submit(where)
+        pid, began = value_of(place.result(task_id, timeout_s=60))
+        steps = running.steps(task_id)
+        assert [step.state for step in steps] == ["received", "started", "running", "ended"]
+        at_work = steps[2].place
+        assert at_work is not None
+        assert (at_work.pid, at_work.host, at_work.block) == (pid, os.uname().nodename, "0")
+        assert at_work.job.isdecimal(), "the local provider's job is a process"
+        assert began - 1.0 < steps[2].at <= began
+
+        def killed() -> None:
+            import os
+
+            os.kill(os.getpid(), 9)
+
+        task_id = place.submit(killed)
+        place.result(task_id, timeout_s=60)
+        ended = running.steps(task_id)[-1]
+        assert ended.code == "WORKER_LOST"
+        assert ended.place == Place(host=at_work.host, block="0", job=at_work.job)
 
 
 def test_a_block_that_cannot_start_fails_the_tasks_in_its_own_words(place: Site, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from mep.relay.brokeraddress import BrokerAddress
+from mep.wire.taskevents import Place
 from support.broker import broker, broker_node
-from support.uep import Running, Site, site, task_buffer, user_endpoint
+from support.uep import Running, Site, site, task_buffer, user_endpoint, value_of
 from support.wait import until
 
 __all__ = ["broker", "broker_node"]
@@ -84,6 +85,22 @@ def test_a_crash_fails_its_task_alone_and_says_how(
     assert says in result.data
     for task_id in (before, after):
         assert place.result(task_id).error_details is None
+
+
+def test_the_worker_of_a_task_is_told(place: Site, tmp_path: Path) -> None:
+    """To the audit log, when the worker has the task and not only with its end."""
+    with user_endpoint(place, tmp_path, PROCESSES, task_events=True) as running:
+
+        def pid() -> int:
+            import os
+
+            return os.getpid()
+
+        task_id = place.submit(pid)
+        worker = value_of(place.result(task_id))
+        steps = running.steps(task_id)
+        assert [step.state for step in steps] == ["received", "started", "running", "ended"]
+        assert steps[2].place == Place(worker)
 
 
 def test_memory_above_the_limit_fails_its_task_alone(place: Site, running: Running) -> None:

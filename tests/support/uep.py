@@ -28,6 +28,7 @@ from mep.wire.launch import Launch
 from mep.wire.packing import pack
 from mep.wire.privsep import Channel, ChildToMonitor, Failed, MonitorToChild, Note, Ready, channel_pair
 from mep.wire.signing import body_digest
+from mep.wire.taskevents import TaskEvent, TaskEvents
 
 _serializer = Serializer()
 
@@ -188,6 +189,7 @@ class Running:
         self._pidfd = os.pidfd_open(pid)
         self.monitor: Channel[MonitorToChild, ChildToMonitor] = Channel(sock, ChildToMonitor)
         self.notes: list[Note] = []
+        self.events: list[TaskEvent] = []  # with task_events=True
         self.status: int | None = None
 
     def hear(self, timeout_s: float = 20.0) -> Ready | Failed:
@@ -203,6 +205,16 @@ class Running:
                 self.notes.append(got[0])
             elif isinstance(got[0], Ready | Failed):
                 return got[0]
+
+    def steps(self, task_id: str, timeout_s: float = 20.0) -> list[TaskEvent]:
+        """Return what the monitor is told of a task, once it is told the end."""
+        self.monitor.sock.settimeout(timeout_s)
+        while not any((event.task_id, event.state) == (task_id, "ended") for event in self.events):
+            got = self.monitor.receive()
+            assert got is not None, f"the user endpoint ended without a word: {self.log()}"
+            if isinstance(got[0], TaskEvents):
+                self.events += got[0].events
+        return [event for event in self.events if event.task_id == task_id]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""

@@ -71,7 +71,13 @@ def test_each_step_of_a_task_is_a_line_under_the_monitors_own_facts(
     assert task_log.stat().st_mode & 0o777 == 0o600
     for future, outcome in ((good, "success"), (bad, "RemoteExecutionError")):
         steps = [line for line in lines(task_log) if line["task"] == future.task_id]
-        assert [step["event"] for step in steps] == ["task-received", "task-started", "task-ended"]
+        assert [step["event"] for step in steps] == [
+            "task-received",
+            "task-started",
+            "task-running",
+            "task-ended",
+        ]
+        assert steps[2]["worker_pid"] == pid
         assert steps[-1]["outcome"] == outcome
         for step in steps:
             assert step["function"] == steps[0]["function"] != ""

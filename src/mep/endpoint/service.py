@@ -112,6 +112,7 @@ class UserEndpoint:
             state_dir=self._home.directory,
             title=f"mep worker {self._launch.endpoint_name} {self._launch.user_name}",
             on_start=lambda task_id: self._tasks.started(task_id),
+            on_running=lambda task_id, place: self._tasks.running(task_id, place),
             on_done=lambda outcome: self._tasks.finished(outcome),
             on_broken=lambda why: self._want_out(f"the engine failed: {why}", 0.0),
         )

@@ -16,6 +16,7 @@ from mep.endpoint.links import Links
 from mep.endpoint.outbox import Outbox
 from mep.endpoint.trail import Trail
 from mep.engines.base import Call, Engine, Outcome, failure
+from mep.wire.taskevents import Place
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +219,10 @@ class Tasks:
         self._ledger.started(task_id)
         self._trail.started(task_id)
 
+    def running(self, task_id: str, place: Place) -> None:
+        """A worker has the task."""
+        self._trail.running(task_id, place)
+
     def finished(self, outcome: Outcome) -> None:
         """The engine has the task's outcome."""
         if self._ledger.stage(outcome.task_id) in (Stage.ACCEPTED, Stage.STARTED):
@@ -227,7 +232,7 @@ class Tasks:
         if outcome.code:
             log.info("task %s failed: %s", outcome.task_id, outcome.code)
         self._ledger.finished(outcome)
-        self._trail.ended(outcome.task_id, outcome.code)
+        self._trail.ended(outcome)
         self._outbox.send(outcome)
         if self._quiet is not None and not self._quiet.done() and not self._ledger.in_stage(Stage.STARTED):
             self._quiet.set_result(None)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal
 
-from mep.engines.base import Call
-from mep.wire.taskevents import MAX_EVENTS, TaskEvent, TaskEvents
+from mep.engines.base import Call, Outcome
+from mep.wire.taskevents import MAX_EVENT_CHARS, MAX_EVENTS, Place, State, TaskEvent, TaskEvents, word
 
 _TOGETHER_S = 0.1
 _MAX_WAITING = 50_000  # events, while the monitor is slow; the oldest go, and their number is told
@@ -38,19 +37,25 @@ class Trail:
     def started(self, task_id: str) -> None:
         self._tell("started", task_id)
 
-    def ended(self, task_id: str, code: str) -> None:
-        self._tell("ended", task_id, code)
-        self._functions.pop(task_id, None)
+    def running(self, task_id: str, place: Place) -> None:
+        self._tell("running", task_id, place=place)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Some engines learn with the outcome only when and where the task ran."""
+        if outcome.ran_at:
+            self._tell("running", outcome.task_id, place=outcome.place, at=outcome.ran_at)
+        self._tell("ended", outcome.task_id, code=outcome.code, place=outcome.place)
+        self._functions.pop(outcome.task_id, None)
 
     def flush(self) -> bool:
         """Send what has come together; False if some is left."""
         self._timer = None
         while self._send is not None and (self._events or self._dropped):
-            some = self._events[:MAX_EVENTS]
-            if not self._send(TaskEvents(events=some, dropped=self._dropped)):
+            count = self._fitting()
+            if not self._send(TaskEvents(events=self._events[:count], dropped=self._dropped)):
                 self._later()
                 return False
-            del self._events[:MAX_EVENTS]
+            del self._events[:count]
             self._dropped = 0
         return True
 
@@ -58,11 +63,24 @@ class Trail:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _tell(self, state: Literal["received", "started", "ended"], task_id: str, code: str = "") -> None:
+    def _fitting(self) -> int:
+        """Return how many of the events fit one message."""
+        some = self._events[:MAX_EVENTS]
+        left = MAX_EVENT_CHARS
+        for count, event in enumerate(some):
+            left -= event.chars()
+            if left < 0:
+                return count
+        return len(some)
+
+    def _tell(
+        self, state: State, task_id: str, *, code: str = "", place: Place | None = None, at: float = 0.0
+    ) -> None:
         if self._send is None:
             return
         function_id = self._functions.get(task_id, "")
-        self._events.append(TaskEvent(state, time.time(), _word(task_id), _word(function_id), _word(code)))
+        event = TaskEvent(state, at or time.time(), word(task_id), word(function_id), word(code), place)
+        self._events.append(event)
         if len(self._events) > _MAX_WAITING:
             del self._events[:MAX_EVENTS]
             self._dropped += MAX_EVENTS
@@ -71,8 +89,3 @@ class Trail:
     def _later(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
-
-
-def _word(text: str) -> str:
-    """Return `text` as a message takes it: ids come from the network."""
-    return text if len(text) <= 64 and text.isascii() and text.isprintable() and " " not in text else "?"

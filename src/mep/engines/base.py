@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.wire import envelope
+from mep.wire.taskevents import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,20 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended: the result's envelope, as it goes to the broker, and its error's code ("" = returned)."""
+    """How a task ended: the result's envelope, as it goes to the broker, and its error's code ("" = returned).
+
+    `place` where it ran and `ran_at` since when (Unix seconds), from engines that know these only now.
+    """
 
     task_id: str
     body: bytes
     code: str = ""
+    place: Place | None = None
+    ran_at: float = 0.0
 
 
 OnStart = Callable[[str], None]
+OnRunning = Callable[[str, Place], None]
 OnDone = Callable[[Outcome], None]
 
 
@@ -46,10 +53,12 @@ class Surroundings:
     on_start: OnStart  # this task is handed to a worker now: from here on it may have had effects
     on_done: OnDone  # exactly once for each submitted task, on the loop
     on_broken: Callable[[str], None] = lambda _why: None  # it can run nothing more; what it had has failed
+    on_running: OnRunning = lambda _task_id, _place: None  # a worker has it; an outcome may say so instead
+    may_rerun: Callable[[str], bool] = lambda _task_id: False  # a task whose worker died may be started again
 
 
 class Engine(Protocol):
-    """Runs calls. All methods are called on the loop's thread, and so are the two callbacks."""
+    """Runs calls. All methods are called on the loop's thread, and so are the callbacks."""
 
     kind: str
 

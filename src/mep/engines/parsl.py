@@ -25,6 +25,7 @@ from mep.engines.benches import make_bench
 from mep.engines.lost import worker_lost
 from mep.engines.parslbuild import Executor, build_executor, scaling
 from mep.engines.parslfacts import parsl_facts
+from mep.engines.parslplaces import place_of, place_of_loss
 from mep.engines.parslscaler import Scaler
 from mep.engines.worker import REMOTE_ERROR, Bench
 
@@ -62,6 +63,7 @@ class GlobusComputeEngine:
         self._flying: dict[str, Call] = {}
         self._losses: dict[str, int] = {}
         self._managers: list[dict[str, Any]] = []
+        self._blocks: dict[str, str] = {}  # of each manager that was ever seen
         self._held = self._stopped = self._broken = False
         self._total = 0
         self._loop = asyncio.get_running_loop()
@@ -156,9 +158,10 @@ class GlobusComputeEngine:
         if self._stopped or self._flying.pop(call.task_id, None) is None:
             return
         if error is None:
-            code, body = value
+            code, body, *more = value  # `more`: not from workers with an older mep
             self._losses.pop(call.task_id, None)
-            self._around.on_done(Outcome(call.task_id, bytes(body), code))
+            place, ran_at = place_of(more[0] if more else {}, self._executor.blocks_to_job_id)
+            self._around.on_done(Outcome(call.task_id, bytes(body), code, place, ran_at))
             self._hand_out()
             return
         losses = self._losses[call.task_id] = self._losses.get(call.task_id, 0) + 1
@@ -166,7 +169,8 @@ class GlobusComputeEngine:
             self._waiting.appendleft(call)
         else:
             del self._losses[call.task_id]
-            self._around.on_done(self._failed(call, error))
+            lost_at = place_of_loss(error, self._blocks, self._executor.blocks_to_job_id)
+            self._around.on_done(dataclasses.replace(self._failed(call, error), place=lost_at))
         self._hand_out()
         if self._executor.bad_state_is_set and not self._broken:
             self._broken = True
@@ -203,6 +207,7 @@ class GlobusComputeEngine:
 
     def _on_polled(self, managers: list[dict[str, Any]]) -> None:
         self._managers = managers
+        self._blocks.update({str(m.get("manager")): str(m.get("block_id")) for m in managers})
         self._hand_out()
 
     # ---- in Parsl's threads ----

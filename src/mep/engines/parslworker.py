@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 from mep.engines.worker import Bench, execute, flush_output
@@ -9,11 +11,22 @@ from mep.engines.worker import Bench, execute, flush_output
 _BENCH_FIELDS = frozenset(Bench.__dataclass_fields__)
 
 
-def run(buffer: bytes, task_id: str, serializers: list[str], bench: dict[str, Any]) -> tuple[str, bytes]:
-    """Return (error code, result's envelope) of the call. What a newer endpoint adds to `bench` is ignored."""
+def run(
+    buffer: bytes, task_id: str, serializers: list[str], bench: dict[str, Any]
+) -> tuple[str, bytes, dict[str, Any]]:
+    """Return (error code, result's envelope, where and since when it ran) of the call.
+
+    What a newer endpoint adds to `bench` is ignored.
+    """
+    where = {
+        "at": time.time(),
+        "pid": os.getpid(),
+        "host": os.uname().nodename,
+        "block": os.environ.get("PARSL_WORKER_BLOCK_ID", ""),
+    }
     known = {name: value for name, value in bench.items() if name in _BENCH_FIELDS}
     if "allowed_serializers" in known:
         known["allowed_serializers"] = tuple(known["allowed_serializers"])
-    done = execute(buffer.decode(), task_id, tuple(serializers), Bench(**known))
+    code, body = execute(buffer.decode(), task_id, tuple(serializers), Bench(**known))
     flush_output()
-    return done
+    return code, body, where

@@ -15,6 +15,7 @@ from mep.engines.hostfacts import pool_facts
 from mep.engines.lost import MemoryEvents, how_it_ended, worker_lost
 from mep.engines.worker import Bench
 from mep.engines.workerlink import WorkerGone, WorkerLink
+from mep.wire.taskevents import Place
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class ProcessPoolEngine:
                 link.run(call)
             except WorkerGone:
                 self._waiting.appendleft(call)  # it never got there; the pidfd tells the rest
+            else:
+                self._around.on_running(call.task_id, Place(link.pid))
 
     def _fork(self) -> WorkerLink:
         link = WorkerLink(

@@ -17,6 +17,7 @@ from mep.engines.base import Call, Outcome, Surroundings, failure, refuse_resour
 from mep.engines.benches import make_bench
 from mep.engines.hostfacts import pool_facts
 from mep.engines.worker import Bench, execute, flush_output
+from mep.wire.taskevents import Place
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class ThreadPoolEngine:
         self._threads = 0
         self._running = 0
         self._held = self._stopped = False
+        self._place = Place(os.getpid())
         self._narrow = False  # fewer threads than wanted could be started
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -85,6 +87,7 @@ class ThreadPoolEngine:
             self._running += 1
             self._around.on_start(call.task_id)
             self._inbox.put(call)
+            self._around.on_running(call.task_id, self._place)
 
     def _one_more(self) -> bool:
         """Start a thread; False if the account's limit of processes forbids it: then fewer must do."""

@@ -9,7 +9,7 @@ from typing import Any
 from mep.base.ids import new_id
 from mep.daemon.audit import AuditLog
 from mep.daemon.tasklog import TaskLog
-from mep.wire.taskevents import TaskEvent, TaskEvents
+from mep.wire.taskevents import Place, TaskEvent, TaskEvents
 
 
 def who(uid: int) -> dict[str, Any]:
@@ -32,6 +32,20 @@ def test_each_account_has_a_file_and_each_line_the_monitors_facts(tmp_path: Path
     assert (ended["event"], ended["outcome"], ended["at"]) == ("task-ended", "TASK_LOST", 6.0)
     dropped, success = lines(tmp_path / "audit.log.tasks.1002")
     assert (dropped["event"], dropped["count"], success["outcome"]) == ("task-events-dropped", 3, "success")
+
+
+def test_where_a_task_runs_is_told_as_far_as_it_is_known(tmp_path: Path) -> None:
+    log = TaskLog(AuditLog(tmp_path / "audit.log"))
+    places = [Place(11), Place(12, 'node"1\\', "0", "4711"), Place(host="node2")]
+    events = [TaskEvent("running", 5.0, "t", "f", "", place) for place in places]
+    assert log.write(who(1001), TaskEvents(events=[*events, TaskEvent("ended", 6.0, "t", "f", "", places[1])]))
+    here, there, lost, ended = lines(tmp_path / "audit.log.tasks.1001")
+    assert here["worker_pid"] == 11
+    assert not {"worker_host", "block", "job"} & set(here)
+    told = {"worker_host": 'node"1\\', "worker_pid": 12, "block": "0", "job": "4711"}
+    assert there.items() >= told.items()
+    assert lost["worker_host"] == "node2"
+    assert ended.items() >= {**told, "outcome": "success"}.items()
 
 
 def test_what_cannot_be_written_is_kept_and_written_later(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from mep.base.ids import new_id
 from mep.endpoint import trail as module
 from mep.endpoint.trail import Trail
-from mep.engines.base import Call
+from mep.engines.base import Call, Outcome
 from mep.wire.limits import MAX_PRIVSEP_BYTES
 from mep.wire.privsep import ChildToMonitor
-from mep.wire.taskevents import MAX_EVENTS, TaskEvent, TaskEvents
+from mep.wire.taskevents import MAX_EVENTS, Place, TaskEvent, TaskEvents
 
 
 def on_loop(body: Callable[[], None]) -> None:
@@ -41,21 +41,44 @@ def test_each_step_is_told_once_in_order_with_the_function() -> None:
         trail = Trail(_into(told))
         trail.received([Call("t1", "f1", "x"), Call("t2", "f2", "x")])
         trail.started("t1")
-        trail.ended("t1", "")
-        trail.ended("t2", "TASK_LOST")
+        trail.running("t1", Place(7))
+        trail.ended(Outcome("t1", b""))
+        trail.ended(Outcome("t2", b"", "TASK_LOST"))
         assert told == []
         assert trail.flush()
         trail.close()
 
     on_loop(body)
     [message] = told
-    assert [(e.state, e.task_id, e.function_id, e.code) for e in message.events] == [
-        ("received", "t1", "f1", ""),
-        ("received", "t2", "f2", ""),
-        ("started", "t1", "f1", ""),
-        ("ended", "t1", "f1", ""),
-        ("ended", "t2", "f2", "TASK_LOST"),
+    assert [(e.state, e.task_id, e.function_id, e.code, e.place) for e in message.events] == [
+        ("received", "t1", "f1", "", None),
+        ("received", "t2", "f2", "", None),
+        ("started", "t1", "f1", "", None),
+        ("running", "t1", "f1", "", Place(7)),
+        ("ended", "t1", "f1", "", None),
+        ("ended", "t2", "f2", "TASK_LOST", None),
     ]
+
+
+def test_where_and_since_when_it_ran_may_come_with_the_outcome() -> None:
+    told: list[TaskEvents] = []
+    place = Place(7, "node1", "0", "4711")
+
+    def body() -> None:
+        trail = Trail(_into(told))
+        trail.ended(Outcome("t", b"", place=place, ran_at=5.0))
+        trail.ended(Outcome("u", b"", "WORKER_LOST", place=place))
+        trail.flush()
+        trail.close()
+
+    on_loop(body)
+    [message] = told
+    assert [(e.state, e.task_id, e.place) for e in message.events] == [
+        ("running", "t", place),
+        ("ended", "t", place),
+        ("ended", "u", place),
+    ]
+    assert message.events[0].at == 5.0
 
 
 def test_a_slow_monitor_costs_the_oldest_events_and_their_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +113,12 @@ def test_the_largest_message_fits_and_strange_ids_are_made_harmless() -> None:
 
     def body() -> None:
         trail = Trail(_into(told))
+        trail.received([Call("t" * 64, "f" * 64, "x")])
         for _ in range(MAX_EVENTS):
-            trail.received([Call("t" * 64, "f" * 64, "x")])
-        trail.ended("x\n{}", "a b\u2028" * 100)
+            trail.running("t" * 64, Place(1 << 31, "h" * 64, "b" * 64, "j" * 64))
+        for number in range(MAX_EVENTS):
+            trail.received([Call(f"{number:036}", f"{number:036}", "x")])
+        trail.ended(Outcome("x\n{}", b"", "a b\u2028" * 100))
         trail.flush()
         trail.close()
 
@@ -101,6 +127,7 @@ def test_the_largest_message_fits_and_strange_ids_are_made_harmless() -> None:
     for message in told:
         body_bytes = msgspec.msgpack.encode(message)
         assert len(body_bytes) < MAX_PRIVSEP_BYTES
+        assert message.events
         assert decoder.decode(body_bytes) == message
     last = told[-1].events[-1]
     assert (last.task_id, last.code) == ("?", "?")
@@ -117,7 +144,7 @@ def test_nobody_asks_nothing_is_kept() -> None:
     def body() -> None:
         trail = Trail(None)
         trail.received([Call("t", "f", "x")])
-        trail.ended("t", "")
+        trail.ended(Outcome("t", b""))
         assert trail.flush()
 
     on_loop(body)
