@@ -31,6 +31,7 @@ from mep.priv import fds, session, syscalls
 from mep.priv.become import Terms, User, become_user, settle, take_groups
 from mep.priv.box import Box
 from mep.priv.pam import Pam
+from mep.priv.pamsession import PamSession
 from mep.wire.launch import Launch
 from mep.wire.privsep import Channel, ChildToMonitor, Failed, Go, Mapped, MonitorToChild, Spawned, cap_text
 from mep.wire.signing import StartClaims
@@ -71,8 +72,8 @@ def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
     channel: Channel[ChildToMonitor, MonitorToChild] = Channel(sock, MonitorToChild)
     monitor_pid = os.getppid()  # asked before anything is waited for: a monitor that dies later is noticed
     leash = box.session_end.fileno() if box.session_end is not None else -1
-    user_fd = -1 if box.user_fd is None else box.user_fd
-    fds.close_all_except([0, 1, 2, sock.fileno(), request.payload_fd, leash, user_fd])
+    own_fd, user_fd = (-1 if fd is None else fd for fd in (box.first_fd, box.user_fd))
+    fds.close_all_except([0, 1, 2, sock.fileno(), request.payload_fd, leash, own_fd, user_fd])
     setproctitle.setproctitle(f"mep request: {request.endpoint.name} {request.claims.uep}")
     try:
         account, match = _who(request)
@@ -92,7 +93,7 @@ def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
     if leash < 0:
         return _become_and_boot(request, account, launch, channel, monitor_pid, {})
     try:
-        return _hold_session(request, account, launch, channel, leash_fd=leash, cgroup_fd=box.user_fd)
+        return _hold_session(request, account, launch, channel, box, leash_fd=leash)
     except MepError as error:
         return _fail(channel, error)
 
@@ -102,24 +103,26 @@ def _hold_session(
     account: Account,
     launch: Launch,
     channel: Channel[Any, Any],
+    box: Box,
     *,
     leash_fd: int,
-    cgroup_fd: int | None,
 ) -> int:
     """Be the session process. MepError: it could not begin. Privilege: root, or the owner's without PAM."""
     setproctitle.setproctitle(f"mep session: {request.endpoint.name} {account.name}")
-    us, opened, close = os.getpid(), {}, None
+    us, opened = os.getpid(), None
     if request.pam_service is not None:
         syscalls.join_new_session_keyring()  # root's own keys are not the user's; pam_keyinit may make another
         pam = Pam(request.pam_service, account.name)
         take_groups(account.gid, account.gids)
-        opened, close = pam.open(), pam.close
+        opened = PamSession(pam, uid=account.uid, home_fd=box.first_fd)
+    environment = opened.environment if opened else {}
     return session.hold(
-        lambda: _become_and_boot(request, account, launch, channel, us, opened),
+        lambda: _become_and_boot(request, account, launch, channel, us, environment),
         leash_fd=leash_fd,
-        cgroup_fd=cgroup_fd,
+        cgroup_fd=box.user_fd,
         on_spawned=lambda pid: channel.send(Spawned(pid=pid)),
-        after=close,
+        after=opened.close if opened else None,
+        keep_fds=opened.fds if opened else (),
     )
 
 

@@ -24,11 +24,16 @@ def find_base() -> Path | None:
     Privilege: none.
     """
     mount = _unified_mount(Path("/proc/self/mountinfo").read_text())
-    own = _own_path(Path("/proc/self/cgroup").read_text())
+    own = own_path()
     if mount is None or own is None:
         return None
     base = mount / own.lstrip("/")
     return base if base.is_dir() else None
+
+
+def own_path() -> str | None:
+    """Return this process's cgroup as the kernel names it; None without cgroup v2. Privilege: none."""
+    return _own_path(Path("/proc/self/cgroup").read_text())
 
 
 def _unified_mount(mountinfo: str) -> Path | None:
@@ -143,6 +148,11 @@ def empty_fd(directory_fd: int, most_s: float) -> None:
     """Kill all in the cgroup behind the fd, and wait for their end, `most_s` at most. Privilege: write access."""
     _write(directory_fd, "cgroup.kill", "1")
     _wait_empty(directory_fd, most_s)
+
+
+def join_fd(directory_fd: int) -> None:
+    """Move this process into the cgroup behind the fd: 10 ms. OSError as the kernel says. Privilege: root."""
+    _write(directory_fd, "cgroup.procs", "0")
 
 
 def _wait_empty(directory_fd: int, most_s: float) -> None:

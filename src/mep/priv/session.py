@@ -12,7 +12,7 @@ import os
 import resource
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pyprctl
 
@@ -29,19 +29,20 @@ def hold(
     cgroup_fd: int | None,
     on_spawned: Callable[[int], None],
     after: Callable[[], object] | None = None,
+    keep_fds: Iterable[int] = (),
 ) -> int:
     """Fork `run`, wait for its end or for the leash to be let go, kill all that is left, then do `after`.
 
     Ends this process in the way the child ended. `on_spawned` hears the child's pid. `cgroup_fd`: where the child
-    is cloned into; without one, this process is the subreaper. Privilege: that of the processes to kill (root, or
-    the same user).
+    is cloned into; without one, this process is the subreaper. `keep_fds`: what `after` needs.
+    Privilege: that of the processes to kill (root, or the same user).
     """
     if cgroup_fd is None:
         pyprctl.set_child_subreaper(True)
     child = clone.spawn(run, cgroup_fd=cgroup_fd)
     on_spawned(child.pid)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGALRM})
-    fds.close_all_except([0, 1, 2, leash_fd, child.pidfd, -1 if cgroup_fd is None else cgroup_fd])
+    fds.close_all_except([0, 1, 2, leash_fd, child.pidfd, -1 if cgroup_fd is None else cgroup_fd, *keep_fds])
     poll = select.poll()
     poll.register(child.pidfd, select.POLLIN)
     poll.register(leash_fd, select.POLLIN | select.POLLHUP)
