@@ -217,25 +217,16 @@ class Tree:
     def enable_controllers(self) -> frozenset[str]:
         """Hand the controllers we use down to the user endpoints' cgroups; return those that are there.
 
-        A cgroup with processes of its own cannot do so (except the topmost): then this process moves to one
-        beside. Privilege: write access to the base, a delegated subtree or the topmost cgroup.
+        This process moves to a cgroup beside the tree for it: one that hands down controllers holds no process,
+        except the topmost. Privilege: write access to the base, a delegated subtree or the topmost cgroup.
         """
         base = self.root.parent
-        if _offered(self.root):
-            _enable(self.root)
-            return _subtree(self.root)
-        if not _offered(base):
-            return frozenset()
-        if not _enable(base):
-            beside = base / "mep-daemon"
-            try:
-                beside.mkdir(exist_ok=True)
-                (beside / "cgroup.procs").write_text(str(os.getpid()))
-            except OSError:
+        if not _offered(self.root):
+            if not _offered(base) or not _vacate(base):
                 return frozenset()
-            _enable(base)
-        _enable(self.root)
-        return _subtree(self.root)
+            _hand_down(base)
+        _hand_down(self.root)
+        return _handed_down(self.root)
 
     def remove(self) -> bool:
         """Remove the whole empty tree; False if something lives in it. Privilege: write access."""
@@ -249,21 +240,39 @@ def _offered(directory: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _subtree(directory: Path) -> frozenset[str]:
+def _handed_down(directory: Path) -> frozenset[str]:
     try:
         return frozenset((directory / "cgroup.subtree_control").read_text().split()) & _WANTED
     except OSError:
         return frozenset()
 
 
-def _enable(directory: Path) -> bool:
-    """Hand down every controller that `directory` has; False if one cannot be."""
-    for name in sorted(_offered(directory) - _subtree(directory)):
+def _vacate(base: Path) -> bool:
+    """Leave `base` for a cgroup below it; False if others live there as well, and then we stay.
+
+    With processes in it the kernel would hand down cpu and pids all the same, but turn `base` into a cgroup of
+    threads, below which no process can be started. Privilege: write access.
+    """
+    if not (base / "cgroup.type").exists():
+        return True  # the topmost
+    beside = base / "mep-daemon"
+    try:
+        if (base / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+            return False
+        beside.mkdir(exist_ok=True)
+        (beside / "cgroup.procs").write_text("0")
+        return not (base / "cgroup.procs").read_text()
+    except OSError:
+        return False
+
+
+def _hand_down(directory: Path) -> None:
+    """Hand down each controller that `directory` has, one by one: the kernel may refuse one, and not the others."""
+    for name in sorted(_offered(directory) - _handed_down(directory)):
         try:
             (directory / "cgroup.subtree_control").write_text(f"+{name}")
         except OSError:
-            return False
-    return True
+            continue
 
 
 def _read(directory_fd: int, name: str) -> str:
