@@ -12,6 +12,7 @@ import click
 from mep.base.codes import NEXT_STEPS, Code, NextStep, next_step
 from mep.base.errors import MepError
 from mep.base.exits import Exit
+from mep.base.log import stderr_is_journal
 
 _REPORT: Final = "This is a defect of mep: please report it, with what you did and the output of `mep diagnose`."
 
@@ -58,7 +59,7 @@ def exit_status(run: Callable[[], object]) -> int:
         result = run()
     except MepError as error:
         _debug_traceback()
-        click.echo(f"mep: {describe(error)}", err=True)
+        click.echo(f"{_priority()}mep: {describe(error)}", err=True)
         return exit_for(error.code)
     except click.ClickException as error:
         error.show()
@@ -93,6 +94,11 @@ def describe(error: MepError) -> str:
 def _debug_traceback() -> None:
     if os.environ.get("MEP_DEBUG") == "1":
         traceback.print_exc()
+
+
+def _priority() -> str:
+    """Return what marks an error where the journal reads (sd-daemon(3)), as in `systemctl start mep@NAME`."""
+    return "<3>" if stderr_is_journal() else ""
 
 
 def _root_hint() -> str:

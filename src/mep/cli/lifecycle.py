@@ -23,6 +23,7 @@ from mep.config.paths import EndpointPaths
 from mep.wire.control import EndpointStatus, Reply, Request
 
 _STOP_S = 30
+_GUARD_S = 3.0  # it kills at once, and lets PAM sessions be closed for a moment
 
 
 @click.command()
@@ -36,10 +37,17 @@ def start(cli: Cli, name: str, detach: bool, wait_s: float, credentials_fd: int)
 
     As root it serves many users, each as themselves; otherwise only the person who starts it.
     """
-    paths = cli.existing(name)
-    if credentials_fd < 0:
-        _begin_anew_with_credentials(cli, paths.name, detach=detach, wait_s=wait_s)
-    return _start(paths, detach=detach, wait_s=wait_s, credentials_fd=credentials_fd)
+    from mep.cli.failure import describe
+    from mep.host.notify import tell_systemd
+
+    try:
+        paths = cli.existing(name)
+        if credentials_fd < 0:
+            _begin_anew_with_credentials(cli, paths.name, detach=detach, wait_s=wait_s)
+        return _start(paths, detach=detach, wait_s=wait_s, credentials_fd=credentials_fd)
+    except MepError as error:
+        tell_systemd(STATUS=describe(error))
+        raise
 
 
 def _begin_anew_with_credentials(cli: Cli, name: str, *, detach: bool, wait_s: float) -> None:
@@ -151,10 +159,12 @@ def stop(cli: Cli, name: str) -> None:
 
 
 def _stop(paths: EndpointPaths) -> bool:
-    """Stop it and return once it is gone; False if it was not running."""
+    """Stop it and return once it is gone; False if it was not running, or had just been killed."""
     from mep.daemon.lock import EndpointLock
+    from mep.daemon.state import wait_for_guard
 
     if _tell(paths, Request(verb="stop")) is None:
+        wait_for_guard(paths, _GUARD_S)
         return False
     lock = EndpointLock(paths.state_dir)
 

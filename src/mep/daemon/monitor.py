@@ -216,7 +216,8 @@ class Monitor:
         self._services[message.service] = ServiceStatus(
             state=message.state, since=message.since, detail=message.detail
         )
-        tell_systemd(STATUS=", ".join(f"{name} {s.state}" for name, s in self._services.items()))
+        if not self._stopping:
+            tell_systemd(STATUS=", ".join(s.describe(name) for name, s in self._services.items()))
         if message.service == "broker" and message.state == "connected" and not self._up:
             self._up = True
             tell_systemd(READY="1")
@@ -240,6 +241,7 @@ class Monitor:
 
     def _fail(self, status: int, text: str) -> None:
         log.error("endpoint %s: cannot go on: %s", self._name, text)
+        tell_systemd(STATUS=text)
         self._exit = status
         if not self._up:
             self._on_up(status, text)

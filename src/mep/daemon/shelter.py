@@ -9,7 +9,7 @@ from mep.daemon.loop import Loop
 from mep.daemon.state import State
 from mep.priv import cgroup, clone, guard
 from mep.priv.box import Box
-from mep.priv.limits import Limits
+from mep.priv.limits import Limits, describe_limits
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ class Shelter:
             cgroup.kill_and_remove(previous)
 
     def describe(self) -> str:
-        """Return where user processes are kept, for the log."""
-        return f"cgroup {self._tree.root}" if self._tree else "session processes (no writable cgroup v2)"
+        """Return where user processes are kept and what enforces their limits, for the log."""
+        where = f"cgroup {self._tree.root}" if self._tree else "session processes (no writable cgroup v2)"
+        return f"{where}, limited by {describe_limits(self.controllers)}"
 
     def gate_cgroup_fd(self) -> int | None:
         """Return where the gate is cloned into: the guard ends it there if it outlives the monitor."""

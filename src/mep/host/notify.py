@@ -17,6 +17,9 @@ _notify = _find()
 
 
 def tell_systemd(**facts: str) -> None:
-    """Send the facts of sd_notify(3), as READY="1", STATUS="...". Privilege: none."""
+    """Send the facts of sd_notify(3), as READY="1", STATUS="...": each is one line, whatever it holds.
+
+    Privilege: none.
+    """
     if _notify is not None:
-        _notify("\n".join(f"{name}={value}" for name, value in facts.items()))
+        _notify("\n".join(f"{name}={' '.join(value.split())}" for name, value in facts.items()))

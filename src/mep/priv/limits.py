@@ -55,3 +55,11 @@ def how_enforced(controllers: Collection[str]) -> dict[str, str]:
         "pids": "cgroup" if "pids" in controllers else "rlimit (all processes of the account)",
         "cpu": "cgroup" if "cpu" in controllers else "",
     }
+
+
+def describe_limits(controllers: Collection[str]) -> str:
+    """Return in one phrase what enforces which limits here."""
+    ways: dict[str, list[str]] = {}
+    for name, how in how_enforced(controllers).items():
+        ways.setdefault(how.partition(" ")[0] or "nothing", []).append(name)
+    return ", ".join(f"{how} ({', '.join(names)})" for how, names in ways.items())

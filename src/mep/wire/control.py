@@ -35,6 +35,10 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     since: float
     detail: str = ""
 
+    def describe(self, name: str) -> str:
+        """Return it in one phrase, for a line of status."""
+        return f"{name} {self.state}" + (f" ({self.detail})" if self.detail else "")
+
 
 class FileStatus(Struct, frozen=True, kw_only=True):
     """A file of the endpoint whose last change is not in force because it is broken."""

@@ -7,7 +7,7 @@ import resource
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mep.priv.limits import Limits, how_enforced
+from mep.priv.limits import Limits, describe_limits, how_enforced
 
 numbers = st.none() | st.integers(min_value=1, max_value=2**40)
 limits = st.builds(Limits, memory=numbers, swap=numbers, pids=numbers, cpu=st.none() | st.floats(0.1, 64))
@@ -43,3 +43,8 @@ def test_an_administrator_can_be_told_which() -> None:
     assert how_enforced({"memory", "pids", "cpu"}) == dict.fromkeys(("memory", "swap", "pids", "cpu"), "cgroup")
     assert how_enforced(())["cpu"] == ""
     assert "rlimit" in how_enforced(())["memory"]
+
+
+def test_one_phrase_says_what_enforces_which_limits() -> None:
+    assert describe_limits({"memory", "pids", "cpu"}) == "cgroup (memory, swap, pids, cpu)"
+    assert describe_limits({"pids"}) == "rlimit (memory), nothing (swap, cpu), cgroup (pids)"
