@@ -39,8 +39,8 @@ class UserEndpointConfig(Settings):
     )
     retry_lost_tasks: bool = setting(
         default=False,
-        description="Run a task again that had started when the user endpoint died. Only where functions may "
-        "run twice.",
+        description="Run a task again that had started when its worker or the user endpoint died: three starts "
+        "at most, and not after two kills for memory. Only where functions may run twice.",
     )
     limits: Limits = setting(Limits, "Lowers the limits of config.yaml.")
     amqp_port: Port | None = setting(None, "Use this broker port instead of the one the relay names.")

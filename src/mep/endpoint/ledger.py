@@ -93,6 +93,11 @@ class Ledger:
             return entry.stage
         return Stage.FORGOTTEN if task_id in self._past else None
 
+    def starts(self, task_id: str) -> int:
+        """Return how often the task was started, over all lives."""
+        entry = self._live.get(task_id)
+        return entry.starts if entry is not None else 0
+
     def settled(self) -> bool:
         """Tell whether everything taken so far may be acknowledged."""
         return self._undurable == 0

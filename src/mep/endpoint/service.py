@@ -114,6 +114,7 @@ class UserEndpoint:
             on_start=lambda task_id: self._tasks.started(task_id),
             on_running=lambda task_id, place: self._tasks.running(task_id, place),
             on_done=lambda outcome: self._tasks.finished(outcome),
+            may_rerun=lambda task_id: self._tasks.may_rerun(task_id),
             on_broken=lambda why: self._want_out(f"the engine failed: {why}", 0.0),
         )
         return build_engine(self._plan.config.engine, surroundings)

@@ -223,6 +223,10 @@ class Tasks:
         """A worker has the task."""
         self._trail.running(task_id, place)
 
+    def may_rerun(self, task_id: str) -> bool:
+        """Tell whether a task whose worker died may be started again."""
+        return self._retry_lost and self._ledger.starts(task_id) < _MOST_STARTS
+
     def finished(self, outcome: Outcome) -> None:
         """The engine has the task's outcome."""
         if self._ledger.stage(outcome.task_id) in (Stage.ACCEPTED, Stage.STARTED):

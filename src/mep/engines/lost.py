@@ -65,8 +65,11 @@ def _events_file() -> tuple[str, str]:
     return "", ""
 
 
-def how_it_ended(status: int, *, memory: MemoryEvents | None = None) -> str:
-    """Return the end of a sentence that begins with "The worker ...". `status` as of os.waitstatus_to_exitcode."""
+def how_it_ended(status: int, *, by_memory: bool = False, limit_bytes: int | None = None) -> str:
+    """Return the end of a sentence that begins with "The worker ...". `status` as of os.waitstatus_to_exitcode.
+
+    `by_memory`: the kernel killed it for lack of memory; `limit_bytes`: of the cgroup, if there is a limit.
+    """
     if status >= 0:
         return f"exited with status {status} before the task returned (os._exit, or a crash in native code)"
     try:
@@ -74,9 +77,8 @@ def how_it_ended(status: int, *, memory: MemoryEvents | None = None) -> str:
     except ValueError:
         name = "unknown"
     text = f"was killed by signal {-status} ({name})"
-    if -status == signal.SIGKILL and memory is not None and memory.killed():
-        limit = memory.limit_bytes()
-        text += ": out of memory" + (f", the limit is {limit / 2**30:.1f} GiB" if limit else "")
+    if by_memory:
+        text += ": out of memory" + (f", the limit is {limit_bytes / 2**30:.1f} GiB" if limit_bytes else "")
     return text
 
 

@@ -22,7 +22,8 @@ from mep.base.errors import TaskError
 from mep.config import engines as settings
 from mep.engines.base import Call, Outcome, Surroundings, engine_failed, failure
 from mep.engines.benches import make_bench
-from mep.engines.lost import worker_lost
+from mep.engines.losses import Losses
+from mep.engines.lost import MemoryEvents, worker_lost
 from mep.engines.parslbuild import Executor, build_executor, scaling
 from mep.engines.parslfacts import parsl_facts
 from mep.engines.parslplaces import place_of, place_of_loss
@@ -58,10 +59,10 @@ class GlobusComputeEngine:
         self._around = surroundings
         self._bench = dataclasses.asdict(bench)
         self._executor = executor
-        self._retries = retries
         self._waiting: deque[Call] = deque()
         self._flying: dict[str, Call] = {}
-        self._losses: dict[str, int] = {}
+        self._losses = Losses(retries, surroundings.may_rerun)
+        self._memory = MemoryEvents()
         self._managers: list[dict[str, Any]] = []
         self._blocks: dict[str, str] = {}  # of each manager that was ever seen
         self._held = self._stopped = self._broken = False
@@ -159,22 +160,31 @@ class GlobusComputeEngine:
             return
         if error is None:
             code, body, *more = value  # `more`: not from workers with an older mep
-            self._losses.pop(call.task_id, None)
+            self._losses.forget(call.task_id)
             place, ran_at = place_of(more[0] if more else {}, self._executor.blocks_to_job_id)
             self._around.on_done(Outcome(call.task_id, bytes(body), code, place, ran_at))
             self._hand_out()
             return
-        losses = self._losses[call.task_id] = self._losses.get(call.task_id, 0) + 1
-        if losses <= self._retries and not self._held and not self._executor.bad_state_is_set:
-            self._waiting.appendleft(call)
-        else:
-            del self._losses[call.task_id]
-            lost_at = place_of_loss(error, self._blocks, self._executor.blocks_to_job_id)
-            self._around.on_done(dataclasses.replace(self._failed(call, error), place=lost_at))
+        self._lost_or_failed(call, error)
         self._hand_out()
         if self._executor.bad_state_is_set and not self._broken:
             self._broken = True
             self._around.on_broken(f"{self.kind}: {_words(self._executor.executor_exception)}")
+
+    def _lost_or_failed(self, call: Call, error: BaseException) -> None:
+        lost = isinstance(error, WorkerLost | ManagerLost)
+        by_memory = lost and self._memory.killed()  # of workers on this host; of others nobody tells
+        if not self._executor.bad_state_is_set and self._losses.again(
+            call.task_id, by_memory=by_memory, lost=lost
+        ):
+            if not self._held:
+                self._waiting.appendleft(call)
+                return
+            if self._around.may_rerun(call.task_id):
+                return  # the next user endpoint finds it in the journal
+        self._losses.forget(call.task_id)
+        lost_at = place_of_loss(error, self._blocks, self._executor.blocks_to_job_id)
+        self._around.on_done(dataclasses.replace(self._failed(call, error), place=lost_at))
 
     def _failed(self, call: Call, error: BaseException) -> Outcome:
         if isinstance(error, WorkerLost | ManagerLost):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections import deque
 from typing import Any
 
@@ -12,6 +13,7 @@ from mep.config import engines as settings
 from mep.engines.base import Call, Outcome, Surroundings, failure, refuse_resources
 from mep.engines.benches import make_bench
 from mep.engines.hostfacts import pool_facts
+from mep.engines.losses import Losses
 from mep.engines.lost import MemoryEvents, how_it_ended, worker_lost
 from mep.engines.worker import Bench
 from mep.engines.workerlink import WorkerGone, WorkerLink
@@ -40,11 +42,10 @@ class ProcessPoolEngine:
         self._around, self._bench = surroundings, bench
         self.workers = workers or os.cpu_count() or 1
         self._calls_per_worker = calls_per_worker
-        self._retries = retries
         self._waiting: deque[Call] = deque()
         self._links: list[WorkerLink] = []
         self._idle: list[WorkerLink] = []
-        self._losses: dict[str, int] = {}
+        self._losses = Losses(retries, surroundings.may_rerun)
         self._memory = MemoryEvents()
         self._fork_failures = 0
         self._held = self._stopped = False
@@ -133,7 +134,7 @@ class ProcessPoolEngine:
             self._around.on_done(failure(call.task_id, code, text))
 
     def _on_outcome(self, link: WorkerLink, outcome: Outcome) -> None:
-        self._losses.pop(outcome.task_id, None)
+        self._losses.forget(outcome.task_id)
         if self._calls_per_worker and link.calls_done >= self._calls_per_worker:
             self._links.remove(link)
             link.dismiss()
@@ -155,13 +156,17 @@ class ProcessPoolEngine:
         self._hand_out()
 
     def _lost(self, call: Call, pid: int, status: int) -> None:
-        text = f"The worker (pid {pid}) that ran this task {how_it_ended(status, memory=self._memory)}."
+        by_memory = status == -signal.SIGKILL and self._memory.killed()
+        ended = how_it_ended(status, by_memory=by_memory, limit_bytes=self._memory.limit_bytes())
+        text = f"The worker (pid {pid}) that ran this task {ended}."
         log.warning("task %s: %s", call.task_id, text)
-        losses = self._losses[call.task_id] = self._losses.get(call.task_id, 0) + 1
-        if losses <= self._retries and not self._held:
-            self._waiting.appendleft(call)
-            return
-        del self._losses[call.task_id]
+        if self._losses.again(call.task_id, by_memory=by_memory):
+            if not self._held:
+                self._waiting.appendleft(call)
+                return
+            if self._around.may_rerun(call.task_id):
+                return  # the next user endpoint finds it in the journal
+        losses = self._losses.forget(call.task_id)
         if losses > 1:
             text += f" It was tried {losses} times."
         code, full = worker_lost(text)

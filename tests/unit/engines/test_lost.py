@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mep.engines.losses import Losses
 from mep.engines.lost import MemoryEvents, how_it_ended, worker_lost
 
 
@@ -21,20 +22,29 @@ def test_status_in_words(status: int, says: str) -> None:
     assert says in how_it_ended(status)
 
 
-class _Killed(MemoryEvents):
-    def __init__(self) -> None:
-        pass
-
-    def killed(self) -> bool:
-        return True
-
-    def limit_bytes(self) -> int | None:
-        return 2 << 30
-
-
 def test_a_kill_by_the_memory_limit_says_so() -> None:
-    assert "out of memory, the limit is 2.0 GiB" in how_it_ended(-9, memory=_Killed())
-    assert "out of memory" not in how_it_ended(-11, memory=_Killed())
+    assert "out of memory, the limit is 2.0 GiB" in how_it_ended(-9, by_memory=True, limit_bytes=2 << 30)
+    assert "out of memory" not in how_it_ended(-9, limit_bytes=2 << 30)
+
+
+def test_a_task_is_started_again_as_often_as_setting_or_user_endpoint_allow() -> None:
+    allowed = {"rerun"}
+    losses = Losses(1, lambda task_id: task_id in allowed)
+    assert losses.again("once")
+    assert not losses.again("once")
+    assert losses.forget("once") == 2
+    assert all(losses.again("rerun") for _ in range(3))
+    assert not losses.again("rerun", lost=False), "not what failed in another way"
+    allowed.clear()
+    assert not losses.again("rerun")
+    assert losses.again("once"), "an ended task is forgotten"
+
+
+def test_who_is_killed_for_memory_twice_is_not_started_again() -> None:
+    losses = Losses(10, lambda _task_id: True)
+    assert losses.again("fat", by_memory=True)
+    assert losses.again("fat")
+    assert not losses.again("fat", by_memory=True)
 
 
 def test_the_kernels_counter_can_be_read() -> None:
