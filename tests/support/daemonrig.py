@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mep.base.ids import new_id
 from mep.config.endpoint import load_endpoint_config
 from mep.config.paths import EndpointPaths
-from mep.daemon.gatesettings import GateSettings
+from mep.daemon.controlclient import ask
+from mep.daemon.gatesettings import GateSettings, RunGate
 from mep.daemon.lock import EndpointLock
 from mep.daemon.settings import Endpoint, Parts
 from mep.daemon.start import run_here
@@ -32,6 +33,7 @@ from mep.wire.control import EndpointStatus
 from mep.wire.launch import Launch
 from mep.wire.privsep import Channel, Decision, GateToMonitor, MonitorToGate, Start, UepEvent
 from mep.wire.signing import StartClaims
+from support.wait import until
 
 WAIT_S = 10.0
 OWNER = "11111111-0000-4000-8000-000000000001"
@@ -124,7 +126,7 @@ _STEPS: dict[str, Any] = {
 }
 
 
-def _hand_over(settings: GateSettings, monitor_fd: int) -> int:
+def hand_over(settings: GateSettings, monitor_fd: int) -> int:
     """The gate of these tests: gives its socket to the test, and lives until the test lets go."""
     with socket.socket(fileno=settings.credentials_fd) as bridge:
         socket.send_fds(bridge, [b"gate"], [monitor_fd])
@@ -203,10 +205,12 @@ class DaemonRig:
         found: UepEvent = self.hear(UepEvent, request_id)
         return found
 
-    def ask(self, verb: str, **fields: str) -> control.Reply:
-        from mep.daemon.controlclient import ask
+    def ask_now(self, verb: str, **fields: str) -> control.Reply | None:
+        """Return the answer, or None where nobody listens (yet)."""
+        return ask(self.paths.control_socket, control.Request(verb=verb, **fields))
 
-        reply = ask(self.paths.control_socket, control.Request(verb=verb, **fields))
+    def ask(self, verb: str, **fields: str) -> control.Reply:
+        reply = self.ask_now(verb, **fields)
         assert reply is not None, "the endpoint does not listen"
         return reply
 
@@ -229,7 +233,9 @@ class DaemonRig:
 
 
 @contextmanager
-def daemon(folder: Path, *, config: str = "", signed: bool = False, **changes: Any) -> Iterator[DaemonRig]:
+def daemon(
+    folder: Path, *, config: str = "", signed: bool = False, run_gate: RunGate = hand_over, **changes: Any
+) -> Iterator[DaemonRig]:
     """Run a monitor over an endpoint folder below `folder`, registered; kill what is left of it at the end."""
     paths = EndpointPaths.locate("rig", folder, privileged=os.geteuid() == 0)
     paths.directory.mkdir(exist_ok=True)
@@ -257,7 +263,7 @@ def daemon(folder: Path, *, config: str = "", signed: bool = False, **changes: A
     endpoint = replace(endpoint, **changes)
     parts = Parts(
         boot=boot_as_told,
-        run_gate=_hand_over,
+        run_gate=run_gate,
         preload=lambda template: write_to(paths.state_dir / "preloaded", template),
         check_template=lambda text, source, includes: None,
         check_schema=lambda schema, source: None,
@@ -268,6 +274,7 @@ def daemon(folder: Path, *, config: str = "", signed: bool = False, **changes: A
     try:
         rig.take_gate()
         rig.register()
+        until(lambda: rig.ask_now("status") is not None, "it serves")
         yield rig
     finally:
         clone.kill(child.pidfd)

@@ -31,6 +31,21 @@ class _JournalFormatter(LineFormatter):
         return f"<{_PRIORITY.get(record.levelno, 6)}>{super().format(record)}"
 
 
+class _PipeHandler(logging.Handler):
+    """Writes each line at once and as a whole to stderr, a pipe to another process, or not at all."""
+
+    _MOST_BYTES = 4000  # what is written at once to a pipe: less than PIPE_BUF
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record).encode(errors="backslashreplace")
+            os.write(2, line[: self._MOST_BYTES] + b"\n")
+        except OSError:
+            pass  # it is full, or nobody reads: a log line is nothing to wait for
+        except Exception:  # noqa: BLE001 - as every handler
+            self.handleError(record)
+
+
 def stderr_is_journal() -> bool:
     """Tell whether stderr is the journal's socket (systemd sets JOURNAL_STREAM to its device and inode)."""
     try:
@@ -48,12 +63,24 @@ def log_only_to(handler: logging.Handler, level: int) -> None:
 
 
 def setup_logging(*, role: str, level: int = logging.INFO) -> None:
-    """Send the log of this process to stderr, marked with `role` (monitor, gate, relay, ...)."""
+    """Send the log of this process to stderr, marked with `role` (monitor, relay, ...), or a record's own."""
     handler = logging.StreamHandler()
     if stderr_is_journal():
-        handler.setFormatter(_JournalFormatter(f"{role}: %(message)s"))
+        handler.setFormatter(_JournalFormatter("%(role)s: %(message)s", defaults={"role": role}))
     else:
-        handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {role}: %(message)s"))
+        format_ = "%(asctime)s %(levelname)s %(role)s: %(message)s"
+        handler.setFormatter(LineFormatter(format_, defaults={"role": role}))
+    _only(handler, level)
+
+
+def setup_logging_to_pipe(*, level: int) -> None:
+    """Send the log of this process to stderr, which another process reads and marks; it never waits for that."""
+    handler = _PipeHandler()
+    handler.setFormatter(_JournalFormatter("%(message)s"))
+    _only(handler, level)
+
+
+def _only(handler: logging.Handler, level: int) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("pika", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

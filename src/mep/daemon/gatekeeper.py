@@ -14,12 +14,13 @@ from typing import Any, Final
 import setproctitle
 
 from mep.base.errors import HostError
-from mep.base.log import setup_logging
+from mep.base.log import setup_logging_to_pipe
 from mep.daemon.gatechannel import GateChannel
 from mep.daemon.gatesettings import GateSettings, RunGate
+from mep.daemon.gatevoice import GateVoice, make_pipe
 from mep.daemon.loop import READ, WRITE, Loop, Timer
 from mep.daemon.settings import Endpoint
-from mep.priv import clone
+from mep.priv import clone, fds
 from mep.priv.become import Terms, become_user, settle
 from mep.wire.privsep import (
     Decision,
@@ -42,7 +43,7 @@ _SIGTERM: Final = 15
 #: What the gate needs to reach the relay through a site's proxies, and nothing else of the daemon's environment.
 _PASSED_ON: Final = (
     *("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "TZ", "JOURNAL_STREAM"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "TZ"),
     *("GLOBUS_SDK_HTTP_TIMEOUT", "GLOBUS_SDK_VERIFY_SSL", "GLOBUS_COMPUTE_SCOPE"),
 )
 
@@ -76,6 +77,7 @@ class Gatekeeper:
         self._cgroup_fd = cgroup_fd
         self._channel: GateChannel | None = None
         self._child: clone.Child | None = None
+        self._voice: GateVoice | None = None
         self._waiting: deque[tuple[MonitorToGate, int | None]] = deque()
         self._wait_s = _FIRST_WAIT_S
         self._started_at = 0.0
@@ -91,17 +93,21 @@ class Gatekeeper:
         if self._stopping:
             return
         ours, theirs = channel_pair()
+        heard, said = make_pipe()
         settings = self._settings()
         parent = os.getpid()
         try:
             self._child = clone.spawn(
-                lambda: self._be_the_gate(settings, theirs, parent), cgroup_fd=self._cgroup_fd
+                lambda: self._be_the_gate(settings, theirs, said, parent), cgroup_fd=self._cgroup_fd
             )
         except OSError:
             ours.close()
+            os.close(heard)
             raise
         finally:
             theirs.close()
+            os.close(said)
+        self._voice = GateVoice(self._loop, heard)
         self._channel = GateChannel(ours)
         self._started_at = time.monotonic()
         self._loop.watch(self._child.pidfd, self._on_exit)
@@ -111,8 +117,14 @@ class Gatekeeper:
         for message, fd in kept:
             self.say(message, fd)
 
-    def _be_the_gate(self, settings: GateSettings, sock: socket.socket, parent: int) -> int:
-        """The child: give up root, keep only the socket, the credentials and stderr. Privilege: root, or none."""
+    def _be_the_gate(self, settings: GateSettings, sock: socket.socket, said: int, parent: int) -> int:
+        """The child: give up root, keep only the socket, the credentials and the pipe that the monitor reads.
+
+        Privilege: root, or none.
+        """
+        fds.null_standard_streams()
+        for stream in (1, 2):
+            os.dup2(said, stream)
         endpoint = self._endpoint
         setproctitle.setproctitle(f"mep gate: {endpoint.name}")
         user = endpoint.gate_user or endpoint.owner
@@ -128,7 +140,7 @@ class Gatekeeper:
             become_user(replace(user, home="/"), terms)
         else:
             settle(replace(user, home="/"), terms)
-        setup_logging(role="gate", level=logging.getLogger().level)
+        setup_logging_to_pipe(level=logging.getLogger().level)
         return self._run_gate(settings, sock.detach())
 
     def say(self, message: MonitorToGate, fd: int | None = None) -> None:
@@ -190,6 +202,9 @@ class Gatekeeper:
         self._loop.unwatch(self._child.pidfd)
         os.close(self._child.pidfd)
         self._child = None
+        if self._voice is not None:
+            self._voice.close()
+            self._voice = None
         if self._channel is not None:
             self._loop.unwatch(self._channel.fileno())
             self._channel.close()
