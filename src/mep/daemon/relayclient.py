@@ -18,7 +18,7 @@ from mep.base.errors import MepError, RefusedError, ServiceError
 from mep.base.exits import Exit
 from mep.base.secrets import Secret
 from mep.wire.command import decode_secret
-from mep.wire.rest import RegistrationAnswer, RegistrationRequest
+from mep.wire.rest import HEADER_SEALS, RegistrationAnswer, RegistrationRequest
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class RelayClient:
     def register(self, request: RegistrationRequest, endpoint_id: str) -> RegistrationAnswer:
         """POST, or PUT where the id is known. RelayRefusal, or ServiceError(RELAY_UNREACHABLE) worth a retry."""
         method, path = ("PUT", f"/v3/endpoints/{endpoint_id}") if endpoint_id else ("POST", "/v3/endpoints")
-        body = self._call(method, self._relay_url + path, msgspec.json.encode(request))
+        body = self._call(method, self._relay_url + path, msgspec.json.encode(request), more={HEADER_SEALS: "1"})
         try:
             return _answer_of(body)
         except msgspec.DecodeError as error:
@@ -113,10 +113,12 @@ class RelayClient:
 
     # ---- inside ----
 
-    def _call(self, method: str, url: str, body: bytes | None, *, server: str = "") -> bytes:
+    def _call(
+        self, method: str, url: str, body: bytes | None, *, server: str = "", more: Mapping[str, str] | None = None
+    ) -> bytes:
         """One authorised call, with one fresh token after a 401."""
         for attempt in (1, 2):
-            headers = {"Authorization": f"Bearer {self._token(server).reveal()}"}
+            headers = {"Authorization": f"Bearer {self._token(server).reveal()}", **(more or {})}
             if body is not None:
                 headers["Content-Type"] = "application/json"
             status, answer = self._send(method, url, body, headers)
@@ -150,7 +152,7 @@ class RelayClient:
                 Code.AUTH_REQUIRED,
                 f"The relay does not accept the endpoint's credentials (client {given.client_id}): "
                 f"{_detail(answer)}",
-                Exit.FAILED,
+                Exit.NO_PERMISSION,
             )
         if status >= 400:
             raise _refusal(status, answer, "POST", url)

@@ -13,14 +13,37 @@ from mep.base.ids import is_uuid
 from mep.broker import Delivery
 from mep.engines.base import Call, Outcome, failure
 from mep.engines.worker import MALFORMED, REMOTE_ERROR
-from mep.wire import envelope
+from mep.wire import envelope, sealed
 from mep.wire.limits import MAX_TASK_BYTES
+from mep.wire.seal import Sealer, SealError, Stamp
 
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Unanswerable(Exception):
     """A message that names no task: nobody could be told how it ended."""
+
+
+def open_task(
+    delivery: Delivery, sealer: Sealer, allowed_functions: Collection[str] | None, uep_id: str
+) -> tuple[Call | Outcome, Stamp]:
+    """Return what `read_task` does, and which message it was. Unanswerable: nobody who may send tasks sent it."""
+    try:
+        stamp, content = sealer.open(delivery.body)
+        task = sealed.decode_task(content)
+    except SealError as error:
+        raise Unanswerable(str(error)) from None
+    except InputError as error:
+        raise Unanswerable(error.user_text) from None
+    if not is_uuid(task.task_id):
+        raise Unanswerable("it names no task")
+    if len(task.buffer) > MAX_TASK_BYTES:
+        text = f"The task has {len(task.buffer)} characters; {MAX_TASK_BYTES} are allowed."
+        return failure(task.task_id, MALFORMED, str(InputError(Code.TASK_TOO_LARGE, text))), stamp
+    if allowed_functions is not None and task.function_id not in allowed_functions:
+        return not_allowed(task.task_id, task.function_id, uep_id), stamp
+    serializers = tuple(task.serializers)
+    return Call(task.task_id, task.function_id, task.buffer, task.resources, serializers), stamp
 
 
 def read_task(delivery: Delivery, allowed_functions: Collection[str] | None, uep_id: str) -> Call | Outcome:

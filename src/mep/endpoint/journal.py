@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
+from mep.endpoint.numbers import Kept, Numbers
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,18 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Accepted(Struct, frozen=True, array_like=True, tag=1):
-    """A task that is ours now. The whole call, so that a next user endpoint can run it."""
+    """A task that is ours now. The whole call, so that a next user endpoint can run it.
+
+    `sender` and `number`: which sealed message brought it; b"" and 0 for one in stock form.
+    """
 
     task_id: str
     function_id: str
     buffer: str
     resources: dict[str, object]
     serializers: list[str]
+    sender: bytes = b""
+    number: int = 0
 
 
 class Started(Struct, frozen=True, array_like=True, tag=2):
@@ -67,7 +73,13 @@ class Forgotten(Struct, frozen=True, array_like=True, tag=4):
     task_ids: list[str]
 
 
-Record = Accepted | Started | Finished | Forgotten
+class Taken(Struct, frozen=True, array_like=True, tag=5):
+    """Sealed messages that were taken without a task: all of before a compaction, or single ones."""
+
+    senders: list[Kept]
+
+
+Record = Accepted | Started | Finished | Forgotten | Taken
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -87,6 +99,7 @@ class Journal:
         self._dirty = False
         self._places: dict[str, list[tuple[int, int]]] = {}  # where a live task's records are
         self._past: deque[str] = deque(maxlen=_KEPT_IDS)
+        self.taken = Numbers()  # sealed messages: kept for ever, over compactions too
         self.last_sync_s = 0.0
 
     @property
@@ -201,7 +214,11 @@ class Journal:
                 self._places.pop(task_id, None)
         elif isinstance(record, Finished):
             self._places[record.task_id] = [(at, length)]  # all that is needed from now on
+        elif isinstance(record, Taken):
+            self.taken.restore(record.senders)
         else:
+            if isinstance(record, Accepted) and record.sender:
+                self.taken.add(record.sender, record.number)
             self._places.setdefault(record.task_id, []).append((at, length))
 
     def _live_bytes(self) -> int:
@@ -213,7 +230,9 @@ class Journal:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             moved: dict[str, list[tuple[int, int]]] = {}
-            head = _MAGIC + _frame(_encode(Forgotten(list(self._past))))
+            head = (
+                _MAGIC + _frame(_encode(Forgotten(list(self._past)))) + _frame(_encode(Taken(self.taken.kept())))
+            )
             _write_all(fd, head)
             at = len(head)
             for task_id, places in self._places.items():

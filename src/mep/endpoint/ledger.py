@@ -4,6 +4,10 @@ The promise: a task is acknowledged to the broker only when its journal record i
 already at the broker. Execution may start before that: the record is in the kernel by then, so it survives our own
 death, and should the whole machine die in these few milliseconds, the broker still has the task.
 
+A sealed message is taken once, for ever: its number is part of the task's record, and the set of all numbers stays
+in the journal when the task is forgotten (`numbers`). What the broker delivers again is either unknown here, because
+its record was lost with the machine: then it is taken; or known: then it is acknowledged, no more.
+
 One write carries all records of a turn of the loop, and one fsync those of the last few milliseconds. The fsyncs'
 interval follows what one costs here, so that a slow network file system takes at most a third of the loop's time;
 a task that ends sooner needs none at all. Only a start is written at once: before the worker has the task.
@@ -15,13 +19,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from mep.base.errors import HostError
-from mep.endpoint.journal import Accepted, Finished, Forgotten, Journal, Record, Started
+from mep.endpoint.journal import Accepted, Finished, Forgotten, Journal, Record, Started, Taken
 from mep.engines.base import Call, Outcome
+from mep.wire.seal import Stamp
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,7 @@ _REMEMBERED_IDS = 20_000
 _SYNC_AFTER_S = 0.002
 _SYNC_AFTER_MOST_S = 0.25
 _RETRY_FULL_S = 5.0
+_NO_STAMP = Stamp(b"", 0, 0.0)
 
 
 class Stage(Enum):
@@ -98,6 +104,15 @@ class Ledger:
         entry = self._live.get(task_id)
         return entry.starts if entry is not None else 0
 
+    def replayed(self, stamp: Stamp) -> bool:
+        """Tell whether this sealed message was taken before, by whichever life of this user endpoint."""
+        return stamp in self._journal.taken
+
+    def saw(self, stamp: Stamp) -> None:
+        """A sealed message was answered, or ignored, without a task becoming ours."""
+        self._journal.taken.add(stamp.sender, stamp.number)
+        self._write_soon(Taken([(stamp.sender, [stamp.number, stamp.number])]))
+
     def settled(self) -> bool:
         """Tell whether everything taken so far may be acknowledged."""
         return self._undurable == 0
@@ -143,12 +158,9 @@ class Ledger:
             running=[(calls[task_id], self._live[task_id].starts) for task_id in calls if task_id in started],
         )
 
-    def accept(self, calls: Sequence[Call]) -> None:
-        """Make the tasks ours. HostError(JOURNAL_FULL): none is."""
-        records = [
-            Accepted(call.task_id, call.function_id, call.buffer, call.resources, list(call.serializers))
-            for call in calls
-        ]
+    def accept(self, calls: Sequence[Call], stamps: Mapping[str, Stamp] | None = None) -> None:
+        """Make the tasks ours. HostError(JOURNAL_FULL): none is. `stamps`: of those that came sealed."""
+        records = [_record(call, (stamps or {}).get(call.task_id, _NO_STAMP)) for call in calls]
         try:
             self._journal.write(*self._unwritten, *records)
         except HostError as error:
@@ -277,3 +289,10 @@ class Ledger:
         log.info("journal: can be written again")
         self._on_full("")
         self._sync()
+
+
+def _record(call: Call, stamp: Stamp) -> Accepted:
+    serializers = list(call.serializers)
+    return Accepted(
+        call.task_id, call.function_id, call.buffer, call.resources, serializers, stamp.sender, stamp.number
+    )

@@ -12,6 +12,7 @@ from mep.broker import Publisher
 from mep.broker.backoff import Backoff
 from mep.engines.base import Outcome
 from mep.wire.command import QueueInfo
+from mep.wire.seal import Sealer
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Route:
 
 
 class Outbox:
-    """Publishes outcomes; `on_confirmed` hears each task id once the broker has its result."""
+    """Publishes outcomes, sealed where there is a `sealer`; `on_confirmed` hears each task id once the broker has
+    its result."""
 
     def __init__(self, publisher: Publisher, route: Route, on_confirmed: Callable[[str], None]) -> None:
         self._publisher, self._route = publisher, route
@@ -43,6 +45,7 @@ class Outbox:
         self._backoff = Backoff(0.2, 10.0)
         self._troubled = False
         self._closed = False
+        self.sealer: Sealer | None = None
         self.unconfirmed = 0
 
     def send(self, outcome: Outcome) -> None:
@@ -57,7 +60,8 @@ class Outbox:
     def _publish(self, outcome: Outcome) -> None:
         if self._closed:
             return
-        future = self._route.publish(self._publisher, outcome.body)
+        body = outcome.body if self.sealer is None else self.sealer.seal(outcome.body)
+        future = self._route.publish(self._publisher, body)
         future.add_done_callback(lambda done: self._answered(outcome, done))
 
     def _answered(self, outcome: Outcome, done: asyncio.Future[None]) -> None:

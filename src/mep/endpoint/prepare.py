@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mep.base.codes import Code
 from mep.base.errors import InputError
+from mep.base.secrets import Secret
 from mep.config.user_endpoint import UserEndpointConfig, load_user_endpoint_config
 from mep.template import ReservedVariables, render, validate_options
 from mep.wire import command
@@ -19,11 +20,21 @@ from mep.wire.signing import body_digest
 
 @dataclass(frozen=True)
 class Plan:
-    """What this user endpoint is to be. `config_text` is the rendered template."""
+    """What this user endpoint is to be. `config_text` is the rendered template. `seal_key`: None with a service
+    that does not seal."""
 
     config: UserEndpointConfig
     config_text: str
     creds: AmqpCreds
+    seal_key: Secret | None = None
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """What a later start command brings."""
+
+    creds: AmqpCreds
+    seal_key: Secret | None
 
 
 def prepare(launch: Launch) -> Plan:
@@ -59,14 +70,14 @@ def prepare(launch: Launch) -> Plan:
             Code.CONFIG_INVALID,
             f"{launch.template_source}: engine.encrypted is false; a high-assurance endpoint must encrypt.",
         )
-    return Plan(config, text, start.kwargs.amqp_creds)
+    return Plan(config, text, start.kwargs.amqp_creds, _seal_key(start))
 
 
-def read_refresh(fd: int, uep_id: str) -> AmqpCreds:
+def read_refresh(fd: int, uep_id: str) -> Renewed:
     """Return the newer credentials in the command that `fd` holds; closes it. InputError if it is not for us."""
     start = command.decode(_read(fd))
     _check_id(start, uep_id)
-    return start.kwargs.amqp_creds
+    return Renewed(start.kwargs.amqp_creds, _seal_key(start))
 
 
 def _read(fd: int) -> bytes:
@@ -92,6 +103,11 @@ def _read(fd: int) -> bytes:
     finally:
         os.close(fd)
     return b"".join(chunks)
+
+
+def _seal_key(start: StartCommand) -> Secret | None:
+    key = start.kwargs.seal_key
+    return key if isinstance(key, Secret) else None
 
 
 def _check_id(start: StartCommand, uep_id: str) -> None:

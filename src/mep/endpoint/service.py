@@ -24,7 +24,9 @@ from mep.endpoint.title import show_title
 from mep.endpoint.trail import Trail
 from mep.engines.base import Engine, Surroundings
 from mep.engines.registry import build_engine
+from mep.wire import seal
 from mep.wire.launch import Launch
+from mep.wire.seal import Sealer
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +69,13 @@ class UserEndpoint:
             uep_id=launch.uep_id,
             allowed_functions=_allowed(launch.allowed_functions, config.allowed_functions),
             retry_lost=config.retry_lost_tasks,
+            seal_key=plan.seal_key,
             trail=self._trail,
             on_moved=self._moved,
             on_trouble=self._note,
         )
+        self._seal_key = plan.seal_key
+        self._reports_sealer = self._make_reports_sealer()
         self._beat_timer: asyncio.TimerHandle | None = None
         self._note_timer: asyncio.TimerHandle | None = None
         self._goodbye_s = _GOODBYE_S
@@ -187,6 +192,8 @@ class UserEndpoint:
             period_s=self._period_s,
             **({"trouble": more} if more else {}),
         )
+        if self._reports_sealer is not None:
+            body = self._reports_sealer.seal(body)
         future = links.reports_route.publish(links.reports, body)
         future.add_done_callback(_log_unsent)
 
@@ -225,11 +232,19 @@ class UserEndpoint:
 
     def _on_refresh(self, fd: int) -> None:
         try:
-            self._links.refresh(read_refresh(fd, self._launch.uep_id))
+            renewed = read_refresh(fd, self._launch.uep_id)
         except InputError as error:
             log.error("refresh: %s", error.for_admin())
             return
+        self._links.refresh(renewed.creds)
+        if renewed.seal_key != self._seal_key:
+            self._seal_key = renewed.seal_key
+            self._tasks.use_key(self._seal_key)
+            self._reports_sealer = self._make_reports_sealer()
         self._moved()  # somebody counts on this endpoint: the idle time begins anew
+
+    def _make_reports_sealer(self) -> Sealer | None:
+        return Sealer(self._seal_key, seal.REPORT, self._launch.uep_id) if self._seal_key is not None else None
 
     def _want_out(self, reason: str, grace_s: float) -> None:
         if not self._leave.done():

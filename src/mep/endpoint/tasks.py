@@ -8,14 +8,18 @@ from collections.abc import Callable
 
 from mep.base.codes import Code
 from mep.base.errors import HostError, TaskError
+from mep.base.secrets import Secret
+from mep.base.seldom import Seldom
 from mep.broker import Consumer, Delivery
-from mep.endpoint.intake import Unanswerable, read_task
+from mep.endpoint.intake import Unanswerable, open_task, read_task
 from mep.endpoint.journal import Journal
 from mep.endpoint.ledger import Ledger, Stage
 from mep.endpoint.links import Links
 from mep.endpoint.outbox import Outbox
 from mep.endpoint.trail import Trail
 from mep.engines.base import Call, Engine, Outcome, failure
+from mep.wire import seal
+from mep.wire.seal import Sealer, Stamp
 from mep.wire.taskevents import Place
 
 log = logging.getLogger(__name__)
@@ -30,7 +34,10 @@ _MOST_STARTS = 3
 
 
 class Tasks:
-    """Deliveries in, results out. `on_moved` hears each movement, `on_trouble` each change of `trouble`."""
+    """Deliveries in, results out. `on_moved` hears each movement, `on_trouble` each change of `trouble`.
+
+    With a `seal_key` only sealed tasks are taken, and results go out sealed.
+    """
 
     def __init__(
         self,
@@ -41,6 +48,7 @@ class Tasks:
         uep_id: str,
         allowed_functions: frozenset[str] | None,
         retry_lost: bool,
+        seal_key: Secret | None,
         trail: Trail,
         on_moved: Callable[[], None],
         on_trouble: Callable[[], None],
@@ -52,8 +60,12 @@ class Tasks:
         self._on_moved, self._on_trouble = on_moved, on_trouble
         self._ledger = Ledger(journal, on_durable=self._acknowledge, on_full=self._on_full)
         self._outbox = Outbox(links.results, links.results_route, self._on_confirmed)
+        self._sealer: Sealer | None = None
+        self.use_key(seal_key)
+        self._seldom = Seldom(log)
         self._consumer: Consumer | None = None
-        self._arrived: list[Call] = []
+        self._arrived: dict[str, Call] = {}  # by task
+        self._stamps: dict[str, Stamp] = {}  # of those that came sealed
         self._unacked: Delivery | None = None  # the last one; acknowledging it acknowledges all before it
         self._backlog_tasks = max(_BACKLOG_TASKS, 4 * engine.workers)
         self._take_due = False
@@ -81,6 +93,13 @@ class Tasks:
     def outstanding(self) -> int:
         """Return how many tasks are accepted and not answered."""
         return self._ledger.outstanding
+
+    def use_key(self, seal_key: Secret | None) -> None:
+        """Open tasks and seal results with this key from now on."""
+        self._sealer = self._outbox.sealer = None
+        if seal_key is not None:
+            self._sealer = Sealer(seal_key, seal.TASK, self._uep_id)
+            self._outbox.sealer = Sealer(seal_key, seal.RESULT, self._uep_id)
 
     # ---- begin and end ----
 
@@ -161,30 +180,47 @@ class Tasks:
             self._kept.append(delivery)
             return
         try:
-            read = read_task(delivery, self._allowed, self._uep_id)
+            read, stamp = self._read(delivery)
         except Unanswerable as error:
-            log.error("a message on the task queue was thrown away: %s", error)
+            self._seldom.warn("a message on the task queue was thrown away: %s", error)
             consumer.reject(delivery)
             return
         self._on_moved()
-        known = self._ledger.stage(read.task_id)
-        if known is None and isinstance(read, Outcome):
-            self._send(read)
-        elif known is None and isinstance(read, Call):
-            self._arrived.append(read)
+        self._sort(read, stamp)
         self._unacked = Delivery(b"", {}, None, "", delivery.redelivered, delivery.key)
         if not self._take_due:
             self._take_due = True
             asyncio.get_running_loop().call_soon(self._take)
 
+    def _sort(self, read: Call | Outcome, stamp: Stamp | None) -> None:
+        """Keep what is new for `_take`, answer what cannot be run, ignore what was taken before."""
+        known = self._ledger.stage(read.task_id) is not None or read.task_id in self._arrived
+        if stamp is not None and self._ledger.replayed(stamp):
+            if not known:
+                self._seldom.warn("task %s has come again, long after it was done: ignored", read.task_id)
+        elif isinstance(read, Call) and not known:
+            self._arrived[read.task_id] = read
+            if stamp is not None:
+                self._stamps[read.task_id] = stamp
+        else:
+            if stamp is not None:
+                self._ledger.saw(stamp)
+            if isinstance(read, Outcome) and not known:
+                self._send(read)
+
+    def _read(self, delivery: Delivery) -> tuple[Call | Outcome, Stamp | None]:
+        if self._sealer is None:
+            return read_task(delivery, self._allowed, self._uep_id), None
+        return open_task(delivery, self._sealer, self._allowed, self._uep_id)
+
     def _take(self) -> None:
         """Make what arrived in this turn of the loop ours, with one write. A full journal: see `_on_full`."""
         self._take_due = False
-        calls = list({call.task_id: call for call in self._arrived}.values())
-        self._arrived.clear()
+        calls, stamps = list(self._arrived.values()), self._stamps
+        self._arrived, self._stamps = {}, {}
         try:
             if calls:
-                self._ledger.accept(calls)
+                self._ledger.accept(calls, stamps)
         except HostError:
             return
         self._trail.received(calls)

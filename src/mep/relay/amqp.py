@@ -30,19 +30,23 @@ SIGNATURE_HEADER = "mep-signature"
 _PERSISTENT = 2
 _PREFETCH = 500
 _TASK_PROPERTIES = {"delivery_mode": _PERSISTENT, "content_type": "application/json"}
+_SEALED_PROPERTIES = {"delivery_mode": _PERSISTENT, "content_type": "application/octet-stream"}
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingTask:
-    """One task as it goes to its user endpoint. `body` is the encoded envelope."""
+    """One task as it goes to its user endpoint. `body` is the encoded envelope, or `sealed` and all there is."""
 
     task_id: str
     function_id: str
     body: bytes
     resource_specification: Mapping[str, Any] | None = None
     result_serializers: Sequence[str] | None = None
+    sealed: bool = False
 
     def headers(self) -> dict[str, Any]:
+        if self.sealed:
+            return {}
         headers: dict[str, Any] = {HEADER_FUNCTION: self.function_id, HEADER_TASK: self.task_id}
         if self.resource_specification:
             headers[HEADER_RESOURCES] = json.dumps(self.resource_specification)
@@ -138,8 +142,9 @@ class RelayBroker:
         self, endpoint_id: str, body: bytes, signature: str, *, expires_s: float = 150.0, debug: bool = False
     ) -> None:
         """Send a start command; returns once the broker has it. One that nobody took within `expires_s` vanishes:
-        endpoints would refuse it as too old, and the refusal would fail the tasks."""
-        headers: dict[str, Any] = {SIGNATURE_HEADER: signature}
+        endpoints would refuse it as too old, and the refusal would fail the tasks. `signature`: "" if `body` is
+        sealed and has it inside."""
+        headers: dict[str, Any] = {SIGNATURE_HEADER: signature} if signature else {}
         if debug:
             headers["debug"] = True
         message = _Message(
@@ -164,7 +169,7 @@ class RelayBroker:
     async def publish_tasks(self, uep_id: str, tasks: Sequence[OutgoingTask]) -> None:
         """Send tasks in order, pipelined; returns once the broker has all of them."""
         key = topology.routing_key(uep_id, topology.TASKS)
-        messages = [_Message(topology.TASKS, key, task.body, task.headers(), _TASK_PROPERTIES) for task in tasks]
+        messages = [_Message(topology.TASKS, key, t.body, t.headers(), _properties(t)) for t in tasks]
         await self._publish(
             self._tasks, messages, topology.task_queue(uep_id), lambda: self.ensure_uep_queues(uep_id)
         )
@@ -247,6 +252,10 @@ class RelayBroker:
             returned = await _send_all(publisher, returned)
             if returned:
                 raise UnroutableError(Code.BROKER_REFUSED, f"No queue takes messages for {queue!r}.")
+
+
+def _properties(task: OutgoingTask) -> dict[str, Any]:
+    return _SEALED_PROPERTIES if task.sealed else _TASK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 
+from msgspec import UNSET
+
 from mep.base.ids import new_id
+from mep.base.secrets import Secret
 from mep.relay.auth.keys import Keys
 from mep.relay.store.accounts import Identity
 from mep.relay.store.ueps import UepRecord
@@ -34,9 +37,15 @@ def identity_document(identity: Identity) -> dict[str, object]:
 
 
 def start_command(
-    record: UepRecord, identity: Identity, creds: AmqpCreds, keys: Keys, *, request_id: str = ""
+    record: UepRecord,
+    identity: Identity,
+    creds: AmqpCreds,
+    keys: Keys,
+    *,
+    seal_key: Secret | None = None,
+    request_id: str = "",
 ) -> tuple[bytes, str]:
-    """Return the command's body and the JWT for its header."""
+    """Return the command's body and the JWT for its header. `seal_key`: for user endpoints that can seal."""
     identities = [identity_document(identity)]
     body = encode(
         StartCommand(
@@ -46,6 +55,7 @@ def start_command(
                 amqp_creds=creds,
                 user_opts=json.loads(record.options),
                 user_runtime=json.loads(record.runtime),
+                seal_key=seal_key if seal_key is not None else UNSET,
             ),
             globus_effective_identity=identity.id,
             globus_username=identity.username,

@@ -121,6 +121,8 @@ class Dispatch:
 
 def _unparked(message: Parked) -> OutgoingTask:
     headers = json.loads(message.headers)
+    if not headers:
+        return OutgoingTask("", "", message.body, sealed=True)
     resources = headers.get(HEADER_RESOURCES)
     return OutgoingTask(
         headers[HEADER_TASK],

@@ -22,21 +22,61 @@ from mep.relay.settings import Settings
 from mep.relay.store import Store, endpoints, ueps
 from mep.relay.store.endpoints import Endpoint
 from mep.relay.store.ueps import UepRecord
+from mep.wire.limits import COMMAND_MAX_SKEW_S
+from mep.wire.seal import Stamp
 
 log = logging.getLogger(__name__)
 
 STOPPED, WAITING, STARTING, UP = "stopped", "waiting", "starting", "up"
 
 
+class Newest:
+    """The newest sealed report of one channel: what is older is a recording, or was overtaken.
+
+    Numbers decide within one life of the sender, issue times between lives. A time in the future counts as
+    little more than now, so that a clock that was set right silences nobody for long.
+    """
+
+    __slots__ = ("issued", "number", "sender")
+
+    def __init__(self, issued: float) -> None:
+        self.sender, self.number, self.issued = b"", 0, issued
+
+    def advances(self, stamp: Stamp, now: float) -> bool:
+        """Tell whether `stamp` is newer than all before it; if so, it is the newest now."""
+        if stamp.sender == self.sender:
+            if stamp.number <= self.number:
+                return False
+        elif stamp.issued <= self.issued:
+            return False
+        self.sender, self.number = stamp.sender, stamp.number
+        self.issued = max(self.issued, min(stamp.issued, now + COMMAND_MAX_SKEW_S))
+        return True
+
+
 class Core:
     """A registered endpoint's liveness. Times: monotonic seconds."""
 
-    __slots__ = ("high_assurance", "id", "last_seen", "online", "period_s", "timer", "ueps", "uses_commands")
+    __slots__ = (
+        "high_assurance",
+        "id",
+        "last_seen",
+        "online",
+        "period_s",
+        "registered",
+        "seals",
+        "stamped",
+        "timer",
+        "ueps",
+        "uses_commands",
+    )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.id = endpoint.id
         self.uses_commands = endpoint.uses_commands
         self.high_assurance = endpoint.high_assurance
+        self.registered, self.seals = endpoint.registered, endpoint.seals
+        self.stamped = Newest(endpoint.stamped)
         self.online = False
         self.period_s = endpoint.period_s
         self.last_seen = 0.0
@@ -61,6 +101,7 @@ class Uep:
         "record",
         "requests",
         "settling",
+        "stamped",
         "state",
         "stored",
         "timer",
@@ -79,6 +120,7 @@ class Uep:
         self.checked = 0.0  # when its consumer was last looked for; monotonic
         self.requests: deque[str] = deque(maxlen=8)  # of the last start commands, the latest last
         self.doubt: asyncio.TimerHandle | None = None  # until its missing consumer is looked for again
+        self.stamped = Newest(record.stamped)
         self.stored = False  # its record is known to be on disk
         self.inflight = 0  # submits between "stored" and "published"
         self.quiet: asyncio.Event | None = None  # set when inflight falls to 0
@@ -127,13 +169,16 @@ class Fleet:
         core = self.cores.get(endpoint.id)
         if core is None:
             core = self.cores[endpoint.id] = Core(endpoint)
-        core.uses_commands, core.high_assurance = endpoint.uses_commands, endpoint.high_assurance
+        if endpoint.registered >= core.registered:
+            core.uses_commands, core.high_assurance = endpoint.uses_commands, endpoint.high_assurance
+            core.registered, core.seals = endpoint.registered, endpoint.seals
         return core
 
     def uep(self, record: UepRecord, endpoint: Endpoint) -> Uep:
         """Return the state of a user endpoint (an old endpoint is its own)."""
+        core = self.core(endpoint)  # what another relay process has registered shows here
         found = self.ueps.get(record.id)
-        return found if found is not None else self.adopt(record, self.core(endpoint))
+        return found if found is not None else self.adopt(record, core)
 
     def online(self, endpoint_id: str) -> bool:
         core = self.cores.get(endpoint_id)
@@ -142,6 +187,20 @@ class Fleet:
     def high_assurance(self, uep_id: str) -> bool:
         uep = self.ueps.get(uep_id)
         return uep is not None and uep.core.high_assurance
+
+    async def seals_of(self, uep_id: str) -> int:
+        """Return which keys this user endpoint seals with, 0 = none; also of one that was not met yet."""
+        uep = self.ueps.get(uep_id)
+        if uep is not None:
+            return uep.core.seals
+        record = await self.store.read(lambda c: ueps.find(c, uep_id))
+        if record is None:
+            return 0
+        core = self.cores.get(record.endpoint_id)
+        if core is not None:
+            return core.seals
+        endpoint = await self.store.read(lambda c: endpoints.find(c, record.endpoint_id))
+        return endpoint.seals if endpoint is not None else 0
 
     def forget(self, endpoint_id: str) -> None:
         """The endpoint was deleted."""

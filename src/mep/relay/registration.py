@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 import mep
 from mep.base.errors import InputError
@@ -19,6 +19,7 @@ from mep.relay.directory import Directory, checked_id
 from mep.relay.errors import HttpError, endpoint_forbidden, malformed
 from mep.relay.fleet import Fleet
 from mep.relay.liveness import Liveness
+from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.store import Store, accounts, endpoints
 from mep.relay.store.accounts import Identity
@@ -29,18 +30,20 @@ from mep.wire.rest import RelayAnnouncement
 
 log = logging.getLogger(__name__)
 
+_UUID = Meta(extra_json_schema={"format": "uuid"})  # for the document; `checked_id` is who checks
+
 
 class RegistrationBody(Struct):
     """What endpoints of all releases send (protocol: registration body, version range)."""
 
-    endpoint_name: str
+    endpoint_name: Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": 128})]
     metadata: dict[str, Any] = field(default_factory=dict)
-    endpoint_uuid: str | None = None  # before 3: made by the client
+    endpoint_uuid: Annotated[str, _UUID] | None = None  # before 3: made by the client
     multi_user: bool | None = None
     public: bool | None = None
     high_assurance: bool | None = None
     display_name: str | None = None
-    allowed_functions: list[str] | None = None
+    allowed_functions: list[Annotated[str, _UUID]] | None = None
     authentication_policy: str | None = None
     subscription_uuid: str | None = None
     admins: list[str] | None = None
@@ -70,12 +73,16 @@ class Registration:
         fleet: Fleet,
         liveness: Liveness,
         keys: Keys,
+        seals: Seals,
         settings: Settings,
     ) -> None:
         self._store, self._directory, self._credentials = store, directory, credentials
-        self._fleet, self._liveness, self._keys, self._settings = fleet, liveness, keys, settings
+        self._fleet, self._liveness, self._keys = fleet, liveness, keys
+        self._seals, self._settings = seals, settings
 
-    async def register(self, identity: Identity, body: RegistrationBody, endpoint_id: str | None) -> bytes:
+    async def register(
+        self, identity: Identity, body: RegistrationBody, endpoint_id: str | None, *, can_seal: bool = False
+    ) -> bytes:
         """Make or change an endpoint; return the answer's JSON, with all four kinds of queue."""
         wanted_id = checked_id(endpoint_id or body.endpoint_uuid or new_id())
         before = await self._store.read(lambda c: endpoints.find(c, wanted_id))
@@ -87,10 +94,16 @@ class Registration:
                     423, "ENDPOINT_LOCKED", f"Endpoint {wanted_id} is locked until {iso(before.locked_until)}."
                 )
         endpoint, warnings = _described(wanted_id, identity, body, before)
+        if can_seal and endpoint.uses_commands:
+            endpoint = msgspec.structs.replace(endpoint, seals=1 + endpoint.generation)
         await self._store.write(lambda c: endpoints.save(c, endpoint))
         self._directory.forget(wanted_id)
         queues = await self._credentials.of_endpoint(endpoint)
         core = self._fleet.core(endpoint)
+        announcement = RelayAnnouncement(version=mep.__version__, keys=self._keys.announced)
+        if endpoint.seals:
+            key = self._seals.endpoint_key(endpoint.id, endpoint.seals)
+            announcement = msgspec.structs.replace(announcement, seal_key=key)
         if core.online:
             self._liveness.core_back(core)
         log.info("endpoint %s (%s) registered by %s", wanted_id, endpoint.name, identity.username)
@@ -99,7 +112,7 @@ class Registration:
                 "endpoint_id": wanted_id,
                 **queues,
                 "warnings": warnings,
-                "mep": RelayAnnouncement(version=mep.__version__, keys=self._keys.announced),
+                "mep": announcement,
             }
         )
 
@@ -176,4 +189,4 @@ def _checked_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
 
 def _major(version: str) -> int:
     digits = version.partition(".")[0]
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 from sqlalchemy import Connection
@@ -18,14 +19,17 @@ from sqlalchemy import Connection
 from mep.base.codes import Code, next_step
 from mep.base.errors import InputError, ServiceError
 from mep.base.ids import is_uuid
+from mep.base.seldom import Seldom
 from mep.relay import metrics
 from mep.relay.amqp import Incoming, RelayBroker
+from mep.relay.seals import Seals
 from mep.relay.store import Store
 from mep.relay.store import tasks as stored_tasks
 from mep.relay.store.tasks import Arrived, Parked, Stored
 from mep.wire import envelope
 from mep.wire.envelope import ErrorDetails, Result, StatusReport
 from mep.wire.limits import MAX_RESULT_CHARS
+from mep.wire.seal import SealError, is_sealed
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +65,8 @@ OnReport = Callable[[str, StatusReport], None]
 
 class Results:
     """`on_report` gets the status reports that old endpoints send through the results queue; `on_settled` how many
-    tasks of which user endpoint ended; `high_assurance` tells whether its clients fetch results themselves."""
+    tasks of which user endpoint ended; `high_assurance` tells whether its clients fetch results themselves;
+    `seals_of` with which keys a user endpoint seals: nothing else is believed of it."""
 
     def __init__(
         self,
@@ -71,14 +76,18 @@ class Results:
         on_report: OnReport,
         on_settled: Callable[[str, int], None],
         high_assurance: Callable[[str], bool],
+        seals: Seals,
+        seals_of: Callable[[str], Awaitable[int]],
     ) -> None:
         self._store, self._broker = store, broker
+        self._seals, self._seals_of, self._seldom = seals, seals_of, Seldom(log)
         self._on_report, self._on_settled, self._high_assurance = on_report, on_settled, high_assurance
         self._owed: set[str] = set()  # tasks whose results are stored and could not be forwarded yet
 
     async def on_batch(self, batch: list[Incoming]) -> None:
         """Handle what the results queue delivered; returns when all may be acknowledged."""
-        arrived = [one for message in batch if (one := self._read(message)) is not None]
+        opened = [one for message in batch if (one := await self._open(message)) is not None]
+        arrived = [result for message in opened if (result := self._read(message)) is not None]
         if not arrived:
             return
         verdicts = await self._store.write(lambda c: stored_tasks.store_results(c, arrived))
@@ -98,6 +107,20 @@ class Results:
         self._store.write_later(lambda c: stored_tasks.unpark(c, numbers))
 
     # ---- inside ----
+
+    async def _open(self, message: Incoming) -> Incoming | None:
+        """Return the message without its seal; None if it has none where one belongs, or one that does not."""
+        seals = await self._seals_of(message.sender)
+        if not seals and not is_sealed(message.body):
+            return message
+        try:
+            if not seals:
+                raise SealError("it is sealed, and its sender does not seal")
+            _, content = self._seals.results(message.sender, seals).open(message.body)
+        except SealError as error:
+            self._seldom.warn("dropped a message that says it is a result of %s: %s", message.sender, error)
+            return None
+        return replace(message, body=content)
 
     def _read(self, message: Incoming) -> Arrived | None:
         """Return the result in a message. What is none is logged and dropped; a result that clients could not read
@@ -161,12 +184,14 @@ class Results:
         """Hand new results to the queues of their groups; returns when the broker has them."""
         now = int(time.time())
         by_queue: dict[tuple[str, str, bool], list[bytes]] = {}
+        seals = self._seals.deliveries
         due: set[str] = set()
         for one, stored in zip(arrived, verdicts, strict=True):
             body = one.body if stored.verdict == "new" else stored.body
             if stored.has_queue and body is not None and stored.verdict in ("new", "again"):
                 key = (stored.identity_id, stored.group_id, self._high_assurance(stored.uep_id))
-                by_queue.setdefault(key, []).append(body)
+                sealed = seals(stored.identity_id, stored.group_id).seal(body) if stored.seals else body
+                by_queue.setdefault(key, []).append(sealed)
                 due.add(one.task_id)
         self._owed |= due
         sends: list[Awaitable[None]] = [

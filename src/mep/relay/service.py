@@ -27,6 +27,7 @@ from mep.relay.ratelimit import RateLimit
 from mep.relay.registration import Registration
 from mep.relay.repeats import Repeats
 from mep.relay.results import Results
+from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.starts import Starts
 from mep.relay.store import Store, accounts, tasks
@@ -45,6 +46,7 @@ class Working:
         store, settings, keys = relay.store, relay.settings, relay.keys
         self.broker, self.admin = broker, admin
         self.credentials = Credentials(broker, admin, keys.broker_secret)
+        self.seals = Seals(keys.broker_secret)
         self.fleet = Fleet(store, settings)
         self.results = Results(
             store,
@@ -52,17 +54,19 @@ class Working:
             on_report=lambda sender, report: self.liveness.on_report(sender, report),
             on_settled=self._on_settled,
             high_assurance=self.fleet.high_assurance,
+            seals=self.seals,
+            seals_of=self.fleet.seals_of,
         )
         self.endings = Endings(self.fleet, self.results, broker)
-        self.starts = Starts(self.fleet, self.endings, broker, self.credentials, keys)
+        self.starts = Starts(self.fleet, self.endings, broker, self.credentials, keys, self.seals)
         self.liveness = Liveness(self.fleet, self.starts, self.endings, broker)
         self.expiry = Expiry(self.fleet, self.endings)
         self.dispatch = Dispatch(
             store, broker, self.credentials, self.fleet, self.starts, self.liveness, self.expiry, settings
         )
-        self.submitter = Submitter(store, self.fleet, relay.directory, self.dispatch, settings)
+        self.submitter = Submitter(store, self.fleet, relay.directory, self.dispatch, self.seals, settings)
         self.registration = Registration(
-            store, relay.directory, self.credentials, self.fleet, self.liveness, keys, settings
+            store, relay.directory, self.credentials, self.fleet, self.liveness, keys, self.seals, settings
         )
         self._consumers: list[BatchConsumer] = []
 

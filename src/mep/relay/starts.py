@@ -15,6 +15,7 @@ from mep.relay.auth.keys import Keys
 from mep.relay.credentials import Credentials
 from mep.relay.endings import Endings
 from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Fleet, Uep, disarm
+from mep.relay.seals import Seals
 from mep.relay.store import accounts, ueps
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,16 @@ class Starts:
     """Brings user endpoints up."""
 
     def __init__(
-        self, fleet: Fleet, endings: Endings, broker: RelayBroker, credentials: Credentials, keys: Keys
+        self,
+        fleet: Fleet,
+        endings: Endings,
+        broker: RelayBroker,
+        credentials: Credentials,
+        keys: Keys,
+        seals: Seals,
     ) -> None:
         self._fleet, self._endings, self._broker = fleet, endings, broker
-        self._credentials, self._keys = credentials, keys
+        self._credentials, self._keys, self._seals = credentials, keys, seals
 
     def begin(self, uep: Uep, *, request_id: str = "") -> None:
         """See to it that `uep` comes up: send a start command unless it is up or being started. `request_id` joins
@@ -109,7 +116,11 @@ class Starts:
             if identity is None:
                 raise LookupError(record.identity_id)
             creds = await self._credentials.of_uep(record.id, record.generation)
-            body, token = commands.start_command(record, identity, creds, self._keys, request_id=request_id)
+            seals = uep.core.seals
+            key = self._seals.uep_key(uep.id, seals) if seals else None
+            body, token = commands.start_command(
+                record, identity, creds, self._keys, seal_key=key, request_id=request_id
+            )
             await self._broker.publish_command(record.endpoint_id, body, token, expires_s=commands.VALID_S)
         except MepError as error:
             log.warning("start command for %s not sent: %s", uep.id, error.for_admin())

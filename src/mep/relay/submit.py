@@ -10,9 +10,11 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 from sqlalchemy import Connection
 
 from mep.base.ids import EndpointId, IdentityId, derive_uep_id, new_id
@@ -23,6 +25,7 @@ from mep.relay.dispatch import Dispatch
 from mep.relay.errors import HttpError, function_not_found, malformed
 from mep.relay.fleet import Fleet, Uep
 from mep.relay.repeats import Attempt
+from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.store import Store, tasks, ueps
 from mep.relay.store.accounts import Identity
@@ -31,22 +34,32 @@ from mep.relay.store.functions import Function
 from mep.relay.store.tasks import Group, StoredSubmit
 from mep.relay.store.ueps import UepRecord
 from mep.template.options import validate_options
-from mep.wire import envelope
+from mep.wire import envelope, sealed
 from mep.wire.envelope import Task
 from mep.wire.rest import SubmitAnswer
+from mep.wire.seal import Sealer
+from mep.wire.sealed import SealedTask
 
 log = logging.getLogger(__name__)
 
 _NULL: Final = (b"", b"null")
 
 
+# for the document; the submitter checks
+_UUID: Final = Meta(extra_json_schema={"format": "uuid"})
+_OBJECT: Final = Meta(extra_json_schema={"type": ["object", "null"]})
+_SOME: Final = Meta(extra_json_schema={"minItems": 1})
+
+
 class SubmitBody(msgspec.Struct):
     """POST /v3/endpoints/{id}/submit. Options and runtime stay as they came until something needs them."""
 
-    tasks: dict[str, list[str]]
-    task_group_id: str | None = None
+    tasks: Annotated[
+        dict[Annotated[str, _UUID], Annotated[list[str], _SOME]], Meta(extra_json_schema={"minProperties": 1})
+    ]
+    task_group_id: Annotated[str, _UUID] | None = None
     create_queue: bool = False
-    user_endpoint_config: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    user_endpoint_config: Annotated[msgspec.Raw, _OBJECT] = msgspec.field(default_factory=msgspec.Raw)
     resource_specification: dict[str, Any] | None = None
     result_serializers: list[str] | None = None
     user_runtime: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -70,10 +83,16 @@ class Submitter:
     """Accepts tasks."""
 
     def __init__(
-        self, store: Store, fleet: Fleet, directory: Directory, dispatch: Dispatch, settings: Settings
+        self,
+        store: Store,
+        fleet: Fleet,
+        directory: Directory,
+        dispatch: Dispatch,
+        seals: Seals,
+        settings: Settings,
     ) -> None:
         self._store, self._fleet, self._directory = store, fleet, directory
-        self._dispatch, self._settings = dispatch, settings
+        self._dispatch, self._seals, self._settings = dispatch, seals, settings
         self._known: dict[tuple[str, float, str, bytes, bytes], UepRecord] = {}
 
     async def submit(
@@ -99,7 +118,7 @@ class Submitter:
         async with self._dispatch.turn(uep):
             self._dispatch.prepare(uep, group)
             written = self._store.write(_storing(uep, group, ids, submit, group_changed=group_changed))
-            messages = _messages(ids, body, functions)  # encoded while the commit runs
+            messages = self._messages(uep, ids, body, functions)  # encoded while the commit runs
             await written
             uep.stored = True
             attempt.stored = submit
@@ -125,7 +144,7 @@ class Submitter:
         group, _ = await self._group(identity, msgspec.structs.replace(body, task_group_id=answer.task_group_id))
         uep = self._fleet.uep(record, endpoint)
         async with self._dispatch.turn(uep):
-            messages = _messages(answer.tasks, body, functions)
+            messages = self._messages(uep, answer.tasks, body, functions)
             ids = [message.task_id for message in messages]
             known = await self._store.read_much(lambda c: tasks.states(c, ids))
             left = [m for m in messages if (state := known.get(m.task_id)) is not None and state.done is None]
@@ -133,6 +152,19 @@ class Submitter:
             await self._dispatch.publish(uep, group, left)
 
     # ---- inside ----
+
+    def _messages(
+        self, uep: Uep, ids: Mapping[str, list[str]], body: SubmitBody, functions: Mapping[str, Function]
+    ) -> list[OutgoingTask]:
+        """Return the tasks as they go out: sealed for a user endpoint that opens them, else in stock form."""
+        seals = uep.core.seals
+        sealer = self._seals.tasks(uep.id, seals) if seals else None
+        made = _plain if sealer is None else partial(_sealed, sealer)
+        return [
+            made(task_id, functions[function_id], payload, body)
+            for function_id, payloads in body.tasks.items()
+            for task_id, payload in zip(ids[function_id], payloads, strict=True)
+        ]
 
     async def _functions(self, endpoint: Endpoint, identity: Identity, body: SubmitBody) -> dict[str, Function]:
         """Return the functions asked for; HttpError if one is unknown, not the caller's or not permitted here."""
@@ -207,8 +239,8 @@ class Submitter:
 
 
 def _derive(endpoint: Endpoint, identity: Identity, options_json: bytes, runtime_json: bytes) -> UepRecord:
-    options = {} if options_json in _NULL else msgspec.json.decode(options_json)
-    runtime = {} if runtime_json in _NULL else msgspec.json.decode(runtime_json)
+    options = _value("user_endpoint_config", options_json)
+    runtime = _value("user_runtime", runtime_json)
     validate_options(options, endpoint.schema or None)
     uep_id = derive_uep_id(EndpointId(endpoint.id), IdentityId(identity.id), options, _what_selects(runtime))
     return UepRecord(
@@ -219,6 +251,16 @@ def _derive(endpoint: Endpoint, identity: Identity, options_json: bytes, runtime
         runtime=json.dumps(runtime if isinstance(runtime, dict) else {}),
         created=time.time(),
     )
+
+
+def _value(name: str, text: bytes) -> Any:
+    """Return what stands in a raw field: its syntax was checked, but not that its numbers are numbers to us."""
+    if text in _NULL:
+        return {}
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HttpError(422, "SEMANTICALLY_INVALID", f"The submit's {name} is not valid: {error}.") from None
 
 
 def _what_selects(runtime: Any) -> dict[str, Any]:
@@ -253,20 +295,22 @@ def _storing(
     return job
 
 
-def _messages(
-    ids: Mapping[str, list[str]], body: SubmitBody, functions: Mapping[str, Function]
-) -> list[OutgoingTask]:
-    messages = []
-    for function_id, payloads in body.tasks.items():
-        function = functions[function_id]
-        for task_id, payload in zip(ids[function_id], payloads, strict=True):
-            messages.append(
-                OutgoingTask(
-                    task_id,
-                    function.id,
-                    envelope.encode(Task(task_id=task_id, task_buffer=function.code + payload)),
-                    body.resource_specification,
-                    body.result_serializers,
-                )
-            )
-    return messages
+def _plain(task_id: str, function: Function, payload: str, body: SubmitBody) -> OutgoingTask:
+    return OutgoingTask(
+        task_id,
+        function.id,
+        envelope.encode(Task(task_id=task_id, task_buffer=function.code + payload)),
+        body.resource_specification,
+        body.result_serializers,
+    )
+
+
+def _sealed(sealer: Sealer, task_id: str, function: Function, payload: str, body: SubmitBody) -> OutgoingTask:
+    task = SealedTask(
+        task_id,
+        function.id,
+        function.code + payload,
+        body.resource_specification or {},
+        body.result_serializers or [],
+    )
+    return OutgoingTask(task_id, function.id, sealer.seal(sealed.encode(task)), sealed=True)

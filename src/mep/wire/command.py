@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mep.base.codes import Code
 from mep.base.errors import InputError
@@ -40,12 +40,16 @@ class AmqpCreds(Struct, frozen=True, kw_only=True):
 
 
 class StartArguments(Struct, frozen=True, kw_only=True):
-    """What the start is about. `user_opts` and `user_runtime` are the user's and are read only after the drop."""
+    """What the start is about. `user_opts` and `user_runtime` are the user's and are read only after the drop.
+
+    `seal_key` is ours, and only for endpoints of ours: what the user endpoint's messages are sealed with.
+    """
 
     name: str
     amqp_creds: AmqpCreds
     user_opts: dict[str, Any] = msgspec.field(default_factory=dict)
     user_runtime: dict[str, Any] = msgspec.field(default_factory=dict)
+    seal_key: Secret | UnsetType = UNSET
 
 
 class StartCommand(Struct, frozen=True, kw_only=True):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
+from mep.base.secrets import Secret
 from mep.wire.command import QueueInfo
 from mep.wire.keys import PublicKey
+
+#: Ours: with "1" an endpoint that registers, or an SDK, says that it can seal and open (see `seal`).
+HEADER_SEALS: Final = "mep-seals"
 
 
 class RegistrationMetadata(Struct, frozen=True, kw_only=True):
@@ -49,10 +53,11 @@ class RegistrationAnswer(Struct, frozen=True, kw_only=True):
 
 
 class RelayAnnouncement(Struct, frozen=True, kw_only=True):
-    """What our relay offers beyond the stock protocol."""
+    """What our relay offers beyond the stock protocol. `seal_key`: for those who can seal."""
 
     version: str
     keys: list[PublicKey]
+    seal_key: Secret | UnsetType = UNSET
 
 
 class SubmitAnswer(Struct, frozen=True, kw_only=True):

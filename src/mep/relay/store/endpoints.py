@@ -13,7 +13,10 @@ from mep.relay.store.schema import endpoints
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """One endpoint as registered. `uses_commands`: it starts user endpoints; else it takes tasks itself."""
+    """One endpoint as registered. `uses_commands`: it starts user endpoints; else it takes tasks itself.
+
+    `seals`: which keys it and its user endpoints seal with, 0 = none (see `relay.seals`).
+    """
 
     id: str
     owner_id: str
@@ -36,6 +39,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     locked_until: float = 0.0
     last_seen: float = 0.0
     period_s: float = 0.0
+    seals: int = 0
+    stamped: float = 0.0
 
     def may_manage(self, identity_id: str, username: str) -> bool:
         """Owner and administrators (by id or by name) may change it."""
@@ -81,7 +86,7 @@ def save(connection: Connection, endpoint: Endpoint) -> None:
         values[name] = json.dumps(values[name])
     allowed = values["allowed_functions"]
     values["allowed_functions"] = None if allowed is None else json.dumps(allowed)
-    kept = ("id", "created", "generation", "locked_until", "last_seen", "period_s")
+    kept = ("id", "created", "generation", "locked_until", "last_seen", "period_s", "stamped")
     changed = {name: value for name, value in values.items() if name not in kept}
     if connection.execute(update(endpoints).where(endpoints.c.id == endpoint.id).values(changed)).rowcount == 0:
         connection.execute(insert(endpoints), values)
@@ -103,6 +108,11 @@ def seen(connection: Connection, endpoint_id: str, *, period_s: float, at: float
         .where(endpoints.c.id == endpoint_id)
         .values(last_seen=at if at is not None else time.time(), period_s=period_s)
     )
+
+
+def stamped(connection: Connection, endpoint_id: str, at: float) -> None:
+    """Remember when its newest sealed notice was issued."""
+    connection.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(stamped=at))
 
 
 def set_allowed(connection: Connection, endpoint_id: str, allowed: list[str] | None) -> None:

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mep.base.codes import Code
 from mep.base.errors import HostError, InputError
-from mep.relay.store.schema import metadata
+from mep.relay.store.schema import ADDED, metadata
 
 _BUSY_TIMEOUT_MS = 15_000  # how long a writer waits for another process's transaction
 
@@ -49,18 +49,27 @@ def open_reader(url: str) -> Engine:
 
 
 def create_tables(engine: Engine) -> None:
-    """Make the tables that are missing; safe when several processes do it at once.
+    """Make the tables and columns that are missing; safe when several processes do it at once.
 
     HostError(CONFIG_UNREADABLE) if there is no database, or something else in its place.
     """
     try:
         with engine.begin() as connection:
             metadata.create_all(connection)
+            _add_columns(connection)
     except DBAPIError as error:
         where = engine.url.render_as_string(hide_password=True)
         raise HostError(
             Code.CONFIG_UNREADABLE, f"Cannot use the database {where}: {error.orig}.", step=""
         ) from None
+
+
+def _add_columns(connection: Connection) -> None:
+    """Bring a database of before up to date. SQLite's write lock is held; others know IF NOT EXISTS."""
+    unless = "" if connection.dialect.name == "sqlite" else "IF NOT EXISTS "
+    for table, column, kind in ADDED:
+        if column not in {known["name"] for known in inspect(connection).get_columns(table)}:
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {unless}{column} {kind}"))
 
 
 def _open(url: str) -> Engine:

@@ -67,6 +67,8 @@ endpoints = Table(
     Column("locked_until", Float, nullable=False, default=0.0),
     Column("last_seen", Float, nullable=False, default=0.0),
     Column("period_s", Float, nullable=False, default=0.0),
+    Column("seals", Integer, nullable=False, default=0),  # 0: stock form; else 1 + the generation of its keys
+    Column("stamped", Float, nullable=False, default=0.0),  # when the newest of its sealed notices was issued
 )
 
 functions = Table(
@@ -89,6 +91,7 @@ task_groups = Table(
     Column("identity_id", Text, nullable=False),
     Column("has_queue", Integer, nullable=False),
     Column("created", Float, nullable=False),
+    Column("seals", Integer, nullable=False, default=0),  # everybody who uses it can open sealed results
 )
 
 ueps = Table(
@@ -104,6 +107,7 @@ ueps = Table(
     Column("state", Text, nullable=False, default="stopped"),
     Column("last_seen", Float, nullable=False, default=0.0),
     Column("period_s", Float, nullable=False, default=0.0),
+    Column("stamped", Float, nullable=False, default=0.0),  # as of endpoints
 )
 
 tasks = Table(
@@ -145,4 +149,12 @@ outbox = Table(
     Column("target", Text, nullable=False),  # the user endpoint's id, or the group queue's name
     Column("headers", Text, nullable=False),  # JSON
     Column("body", LargeBinary, nullable=False),
+)
+
+#: Columns that came after the first release: (table, column, type and default), for databases of before.
+ADDED = (
+    ("endpoints", "seals", "INTEGER NOT NULL DEFAULT 0"),
+    ("endpoints", "stamped", "FLOAT NOT NULL DEFAULT 0"),
+    ("task_groups", "seals", "INTEGER NOT NULL DEFAULT 0"),
+    ("ueps", "stamped", "FLOAT NOT NULL DEFAULT 0"),
 )

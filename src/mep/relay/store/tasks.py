@@ -16,10 +16,13 @@ from mep.wire.rest import SubmitAnswer
 
 
 class Group(Struct, frozen=True):
+    """`seals`: all who have used it can open sealed results."""
+
     id: str
     identity_id: str
     has_queue: bool
     created: float
+    seals: bool = False
 
 
 class StoredSubmit(Struct, frozen=True, kw_only=True):
@@ -62,6 +65,7 @@ class Stored(NamedTuple):
     identity_id: str = ""
     has_queue: bool = False
     body: bytes | None = None  # "again": the one that counts
+    seals: bool = False  # the group takes it sealed
 
 
 def insert_submit(
@@ -90,11 +94,13 @@ def add_group(connection: Connection, group: Group) -> None:
                     "identity_id": group.identity_id,
                     "has_queue": int(group.has_queue),
                     "created": group.created,
+                    "seals": int(group.seals),
                 },
             )
     except IntegrityError:
-        if group.has_queue:
-            connection.execute(update(task_groups).where(task_groups.c.id == group.id).values(has_queue=1))
+        changed = {**({"has_queue": 1} if group.has_queue else {}), **({} if group.seals else {"seals": 0})}
+        if changed:
+            connection.execute(update(task_groups).where(task_groups.c.id == group.id).values(changed))
 
 
 _group_by_id = select(task_groups).where(task_groups.c.id == bindparam("id"))
@@ -104,7 +110,7 @@ def find_group(connection: Connection, group_id: str) -> Group | None:
     row = connection.execute(_group_by_id, {"id": group_id}).first()
     if row is None:
         return None
-    return Group(id=row.id, identity_id=row.identity_id, has_queue=bool(row.has_queue), created=row.created)
+    return Group(row.id, row.identity_id, bool(row.has_queue), row.created, bool(row.seals))
 
 
 def group_tasks(connection: Connection, group_id: str) -> list[tuple[str, float]]:
@@ -147,6 +153,7 @@ _owners = (
         tasks.c.group_id,
         task_groups.c.identity_id,
         task_groups.c.has_queue,
+        task_groups.c.seals,
     )
     .join(task_groups, task_groups.c.id == tasks.c.group_id)
     .where(tasks.c.id.in_(bindparam("ids", expanding=True)))
@@ -174,7 +181,8 @@ def store_results(connection: Connection, arrived: Sequence[Arrived]) -> list[St
                 body = fresh.get(one.task_id) or _body_of(connection, one.task_id)
         else:
             fresh[one.task_id] = one.body
-        verdicts.append(Stored(verdict, row.uep_id, row.group_id, row.identity_id, bool(row.has_queue), body))
+        where = (row.uep_id, row.group_id, row.identity_id, bool(row.has_queue))
+        verdicts.append(Stored(verdict, *where, body, bool(row.seals)))
     if fresh:
         connection.execute(insert(results), [{"task_id": i, "body": body} for i, body in fresh.items()])
         connection.execute(_finish, [{"task": i, "at": now} for i in fresh])

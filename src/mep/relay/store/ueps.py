@@ -24,6 +24,7 @@ class UepRecord(Struct, frozen=True, kw_only=True):
     state: str = "stopped"
     last_seen: float = 0.0
     period_s: float = 0.0
+    stamped: float = 0.0
 
 
 def _record(row: Row[Any]) -> UepRecord:
@@ -73,6 +74,11 @@ def set_state(connection: Connection, uep_id: str, state: str, *, period_s: floa
     if period_s is not None:
         values |= {"period_s": period_s, "last_seen": time.time()}
     connection.execute(update(ueps).where(ueps.c.id == uep_id).values(values))
+
+
+def stamped(connection: Connection, uep_id: str, at: float) -> None:
+    """Remember when its newest sealed report was issued."""
+    connection.execute(update(ueps).where(ueps.c.id == uep_id).values(stamped=at))
 
 
 def next_generation(connection: Connection, uep_id: str) -> int:
