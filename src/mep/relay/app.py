@@ -19,6 +19,7 @@ from mep.base.ids import new_id
 from mep.relay import metrics
 from mep.relay.errors import HttpError, from_mep_error
 from mep.relay.routes import endpoints, functions, oauth, service, submit, tasks
+from mep.relay.routes.documented import DocumentedApi
 from mep.relay.service import Relay
 from mep.relay.settings import Settings
 
@@ -37,13 +38,16 @@ def make_app(settings: Settings) -> ASGIApp:
         finally:
             await relay.close()
 
-    app = FastAPI(title="mep relay", version=mep.__version__, lifespan=lifespan, redoc_url=None)
+    app = DocumentedApi(
+        title="mep relay", version=mep.__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False
+    )
     for room in (submit, tasks, functions, endpoints, service, oauth):  # tried in order: the hot ones first
         app.include_router(room.router)
     app.add_exception_handler(HttpError, _on_http_error)
     app.add_exception_handler(MepError, _on_mep_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_plain)
+    app.add_exception_handler(Exception, _on_crash)
     return _Outer(app, settings.max_submit_bytes)
 
 
@@ -80,6 +84,13 @@ async def _on_plain(request: Request, error: Exception) -> Response:
     return _error(HttpError(error.status_code, code, text, headers=error.headers))
 
 
+async def _on_crash(request: Request, _error_: Exception) -> Response:
+    """A fault of ours. `_Outer` writes it to the log, under the same id."""
+    request_id = request.scope["state"]["request_id"]
+    text = f"The relay could not handle this request. Tell its administrator the request id {request_id}."
+    return _error(HttpError(500, "INTERNAL_ERROR", text))
+
+
 class _Outer:
     """Around everything: a request id, a cap on the body, metrics, and 500s that tell nothing but the id."""
 
@@ -92,10 +103,11 @@ class _Outer:
             return
         request_id, began = new_id(), time.perf_counter()
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        status, finished = 0, False
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, finished
+            finished = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
@@ -110,10 +122,8 @@ class _Outer:
                 await _error(error)(scope, receive, sending)
         except Exception:
             log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
-            if status:
+            if not finished:
                 raise
-            text = f"The relay could not handle this request. Tell its administrator the request id {request_id}."
-            await _error(HttpError(500, "INTERNAL_ERROR", text))(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             metrics.REQUESTS.labels(route, scope["method"], status).inc()
@@ -129,7 +139,7 @@ def _capped(scope: Scope, receive: Receive, most: int) -> Receive:
         headers={"Connection": "close"},
     )
     announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
-    over = not announced.isdigit() or int(announced) > most
+    over = not announced.isdigit() or len(announced) > 18 or int(announced) > most
     got = 0
 
     async def receiving() -> Message:

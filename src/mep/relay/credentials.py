@@ -80,7 +80,8 @@ class Credentials:
 
 def _reports_with_results(version: str) -> bool:
     """Before 3.1 endpoints published their status reports through the results queue."""
-    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    parts = version.split(".")[:2]
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 10]
     return len(numbers) == 2 and numbers < [3, 1]
 
 

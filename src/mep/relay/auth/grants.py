@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -25,6 +26,8 @@ ACCESS_S: Final = 48 * 3600.0
 REFRESH_S: Final = 180 * 86_400.0
 CODE_S: Final = 600.0
 _MOST_SCOPES = 20
+_HERE: Final = ("localhost", "127.0.0.1", "::1")
+_CHALLENGE: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}={0,2}")  # RFC 7636; some clients pad it
 
 
 class OAuthError(Exception):
@@ -48,19 +51,29 @@ class AuthorizeRequest(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Only pages of ours and programs on the user's own machine get a code."""
-        if not self.client_id or not self.scope:
+        if not self.client_id or not self.scope.split():
             raise OAuthError("invalid_request", "client_id and scope are needed.")
         if self.code_challenge_method not in ("S256", ""):
             raise OAuthError("invalid_request", "code_challenge_method must be S256.")
-        if not self.code_challenge:
+        if not _CHALLENGE.fullmatch(self.code_challenge):
             raise OAuthError("invalid_request", "code_challenge (PKCE) is needed.")
-        if not self.shows_code and urlsplit(self.redirect_uri).hostname not in ("localhost", "127.0.0.1", "::1"):
+        scheme, host, _ = _address(self.redirect_uri)
+        if not self.shows_code and (scheme not in ("http", "https") or host not in _HERE):
             raise OAuthError("invalid_request", "redirect_uri must be /v2/web/auth-code here, or on localhost.")
 
     @property
     def shows_code(self) -> bool:
         """The code is shown, and typed back by the user."""
-        return urlsplit(self.redirect_uri).path == "/v2/web/auth-code"
+        return _address(self.redirect_uri)[2] == "/v2/web/auth-code"
+
+
+def _address(url: str) -> tuple[str, str | None, str]:
+    """Return scheme, host and path of a URL; nothing of one that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.path
+    except ValueError:
+        return "", None, ""
 
 
 class Grants:
@@ -160,6 +173,8 @@ class Grants:
         scopes = list(dict.fromkeys(scope.split()))
         if len(scopes) > _MOST_SCOPES or len(scope) > 8000:
             raise OAuthError("invalid_scope", "Too many scopes.")
+        if not scopes:
+            raise OAuthError("invalid_scope", "No scope is asked for.")
         for one in scopes:
             by_server.setdefault(_server_of(one), []).append(one)
         documents: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What every route uses: the relay, the caller, JSON out, and the schemas shown in /docs."""
+"""What every route uses: the relay, the caller, JSON out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mep.relay.errors import HttpError, malformed
 from mep.relay.service import Relay
 from mep.relay.store.accounts import Identity
 from mep.wire.command import encode_secret
+from mep.wire.rest import HEADER_SEALS
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_secret)
 
@@ -19,6 +20,11 @@ def relay_of(request: Request) -> Relay:
     relay = request.app.state.relay
     assert isinstance(relay, Relay)
     return relay
+
+
+def can_seal(request: Request) -> bool:
+    """Tell whether the caller opens and seals (see `wire.seal`); stock parts do not say so."""
+    return request.headers.get(HEADER_SEALS) == "1"
 
 
 async def caller(request: Request) -> Identity:
@@ -43,20 +49,3 @@ async def body_as(request: Request, decoder: msgspec.json.Decoder[Any]) -> Any:
         raise HttpError(422, "SEMANTICALLY_INVALID", f"The request is not valid: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(f"The request is not JSON: {error}.") from None
-
-
-def takes(kind: Any) -> dict[str, Any]:
-    """Return what /docs says about a body that the route decodes itself."""
-    (schema,), parts = msgspec.json.schema_components((kind,), ref_template="#/$defs/{name}")
-    text = msgspec.json.encode({**_inlined(schema, parts)})
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": msgspec.json.decode(text)}}}
-    }
-
-
-def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
-        return {key: _inlined(value, parts) for key, value in schema.items()}
-    return [_inlined(value, parts) for value in schema] if isinstance(schema, list) else schema

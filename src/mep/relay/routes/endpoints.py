@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from mep.relay.clocks import iso
 from mep.relay.registration import RegistrationBody, decode
-from mep.relay.routes.common import answer, body_as, caller, relay_of, takes
+from mep.relay.routes import answers
+from mep.relay.routes.common import answer, body_as, caller, can_seal, relay_of
+from mep.relay.routes.documented import says
 from mep.relay.store import accounts, endpoints, ueps
 from mep.relay.store.accounts import Identity
 from mep.relay.store.endpoints import Endpoint
@@ -18,25 +20,27 @@ from mep.relay.store.endpoints import Endpoint
 router = APIRouter(tags=["endpoints"])
 
 
-@router.post("/v3/endpoints", openapi_extra=takes(RegistrationBody))
-@router.post("/v2/endpoints", openapi_extra=takes(RegistrationBody))
+@router.post("/v3/endpoints", **says(answers.Registered, 423, takes=RegistrationBody))
+@router.post("/v2/endpoints", **says(answers.Registered, 423, takes=RegistrationBody))
 async def register(request: Request) -> Response:
     """Register a new endpoint; its id and its queues come back."""
     identity = await caller(request)
     registration = relay_of(request).working.registration
-    return answer(await registration.register(identity, decode(await request.body()), None))
+    body = decode(await request.body())
+    return answer(await registration.register(identity, body, None, can_seal=can_seal(request)))
 
 
-@router.put("/v3/endpoints/{endpoint_id}", openapi_extra=takes(RegistrationBody))
-@router.put("/v2/endpoints/{endpoint_id}", openapi_extra=takes(RegistrationBody))
+@router.put("/v3/endpoints/{endpoint_id}", **says(answers.Registered, 423, takes=RegistrationBody))
+@router.put("/v2/endpoints/{endpoint_id}", **says(answers.Registered, 423, takes=RegistrationBody))
 async def register_again(request: Request, endpoint_id: str) -> Response:
     """Register an endpoint that has an id; also how it is changed."""
     identity = await caller(request)
     registration = relay_of(request).working.registration
-    return answer(await registration.register(identity, decode(await request.body()), endpoint_id))
+    body = decode(await request.body())
+    return answer(await registration.register(identity, body, endpoint_id, can_seal=can_seal(request)))
 
 
-@router.get("/v2/endpoints")
+@router.get("/v2/endpoints", **says(list[answers.Listed]))
 async def list_endpoints(request: Request, role: str = "owner") -> Response:
     """The caller's endpoints; with `role=any` also the public ones."""
     identity, relay = await caller(request), relay_of(request)
@@ -47,7 +51,7 @@ async def list_endpoints(request: Request, role: str = "owner") -> Response:
     )
 
 
-@router.get("/v2/endpoints/{endpoint_id}")
+@router.get("/v2/endpoints/{endpoint_id}", **says(answers.EndpointDocument, 400, 404))
 async def show(request: Request, endpoint_id: str) -> Response:
     """What is known of an endpoint; its owner also sees what it registered."""
     identity, relay = await caller(request), relay_of(request)
@@ -56,7 +60,7 @@ async def show(request: Request, endpoint_id: str) -> Response:
     return answer(_document(endpoint, identity, owner))
 
 
-@router.get("/v2/endpoints/{endpoint_id}/status")
+@router.get("/v2/endpoints/{endpoint_id}/status", **says(answers.EndpointState, 400, 404))
 async def status(request: Request, endpoint_id: str) -> Response:
     """online while its heartbeats arrive; the counts are those of the caller's user endpoints."""
     identity, relay = await caller(request), relay_of(request)
@@ -73,7 +77,7 @@ async def status(request: Request, endpoint_id: str) -> Response:
     return answer({"status": "online" if core.online else "offline", "details": details})
 
 
-@router.delete("/v2/endpoints/{endpoint_id}")
+@router.delete("/v2/endpoints/{endpoint_id}", **says(answers.Deleted, 400, 404))
 async def delete(request: Request, endpoint_id: str) -> Response:
     """Remove an endpoint; its unfinished tasks fail."""
     identity = await caller(request)
@@ -81,21 +85,21 @@ async def delete(request: Request, endpoint_id: str) -> Response:
     return answer({"result": 302})
 
 
-@router.post("/v3/endpoints/{endpoint_id}/lock")
+@router.post("/v3/endpoints/{endpoint_id}/lock", **says(answers.Locked, 400, 404))
 async def lock(request: Request, endpoint_id: str) -> Response:
     """Make the running agent stop, and refuse it for a while."""
     until = await relay_of(request).working.registration.lock(await caller(request), endpoint_id)
     return answer({"endpoint_id": endpoint_id, "lock_expiration_timestamp": until})
 
 
-@router.post("/v2/endpoints/{endpoint_id}/lock")
+@router.post("/v2/endpoints/{endpoint_id}/lock", **says(answers.LockedUntil, 400, 404))
 async def lock_v2(request: Request, endpoint_id: str) -> Response:
     """The same for old clients, which want a date."""
     until = await relay_of(request).working.registration.lock(await caller(request), endpoint_id)
     return answer({"endpoint_id": endpoint_id, "lock_expiration_timestamp": iso(until)})
 
 
-@router.get("/v3/endpoints/{endpoint_id}/allowed_functions")
+@router.get("/v3/endpoints/{endpoint_id}/allowed_functions", **says(answers.AllowedFunctions, 400, 404))
 async def allowed_functions(request: Request, endpoint_id: str) -> Response:
     """Which functions the endpoint runs."""
     endpoint = await relay_of(request).directory.usable(endpoint_id, await caller(request))
@@ -105,7 +109,7 @@ async def allowed_functions(request: Request, endpoint_id: str) -> Response:
     )
 
 
-@router.get("/v3/endpoints/{endpoint_id}/console")
+@router.get("/v3/endpoints/{endpoint_id}/console", **says(answers.Console, 400, 404))
 async def console(
     request: Request, endpoint_id: str, user_endpoint_id: str | None = None, include_fields: str | None = None
 ) -> Response:
@@ -151,13 +155,13 @@ class _Functions(msgspec.Struct):
 _functions = msgspec.json.Decoder(_Functions)
 
 
-@router.get("/v2/endpoints/{endpoint_id}/whitelist")
+@router.get("/v2/endpoints/{endpoint_id}/whitelist", **says(answers.Whitelist, 400, 404))
 async def whitelist(request: Request, endpoint_id: str) -> Response:
     endpoint = await relay_of(request).directory.managed(endpoint_id, await caller(request))
     return answer({"status": "Success", "result": list(endpoint.allowed_functions or ())})
 
 
-@router.post("/v2/endpoints/{endpoint_id}/whitelist", openapi_extra=takes(_Functions))
+@router.post("/v2/endpoints/{endpoint_id}/whitelist", **says(answers.Done, 404, takes=_Functions))
 async def whitelist_add(request: Request, endpoint_id: str) -> Response:
     relay = relay_of(request)
     endpoint = await relay.directory.managed(endpoint_id, await caller(request))
@@ -168,7 +172,7 @@ async def whitelist_add(request: Request, endpoint_id: str) -> Response:
     return answer({"status": "Success"})
 
 
-@router.delete("/v2/endpoints/{endpoint_id}/whitelist/{function_id}")
+@router.delete("/v2/endpoints/{endpoint_id}/whitelist/{function_id}", **says(answers.Done, 400, 404))
 async def whitelist_remove(request: Request, endpoint_id: str, function_id: str) -> Response:
     relay = relay_of(request)
     endpoint = await relay.directory.managed(endpoint_id, await caller(request))

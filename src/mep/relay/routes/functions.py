@@ -11,7 +11,9 @@ from fastapi import APIRouter, Request, Response
 from mep.base.ids import new_id
 from mep.relay.directory import checked_id
 from mep.relay.errors import HttpError, function_not_found
-from mep.relay.routes.common import answer, body_as, caller, relay_of, takes
+from mep.relay.routes import answers
+from mep.relay.routes.common import answer, body_as, caller, relay_of
+from mep.relay.routes.documented import says
 from mep.relay.store import functions
 from mep.relay.store.accounts import Identity
 from mep.relay.store.functions import Function
@@ -39,8 +41,8 @@ class FunctionBody(msgspec.Struct):
 _body = msgspec.json.Decoder(FunctionBody)
 
 
-@router.post("/v3/functions", openapi_extra=takes(FunctionBody))
-@router.post("/v2/functions", openapi_extra=takes(FunctionBody))
+@router.post("/v3/functions", **says(answers.FunctionAnswer, takes=FunctionBody))
+@router.post("/v2/functions", **says(answers.FunctionAnswer, takes=FunctionBody))
 async def register(request: Request) -> Response:
     """Register a function; plain source is packed as the strategy `st`."""
     identity, relay = await caller(request), relay_of(request)
@@ -56,7 +58,7 @@ async def register(request: Request) -> Response:
     return answer({"function_uuid": function.id})
 
 
-@router.get("/v2/functions/{function_id}")
+@router.get("/v2/functions/{function_id}", **says(answers.FunctionDocument, 400, 404))
 async def show(request: Request, function_id: str) -> Response:
     """A function of the caller's, or a public one."""
     function = await _visible(request, await caller(request), function_id)
@@ -73,7 +75,7 @@ async def show(request: Request, function_id: str) -> Response:
     )
 
 
-@router.delete("/v2/functions/{function_id}")
+@router.delete("/v2/functions/{function_id}", **says(answers.Deleted, 400, 404))
 async def delete(request: Request, function_id: str) -> Response:
     """Forget a function; tasks that were submitted have their own copy."""
     identity, relay = await caller(request), relay_of(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -13,7 +12,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from mep.relay.auth.grants import AuthorizeRequest, Grants, OAuthError
 from mep.relay.commands import identity_document
 from mep.relay.errors import HttpError
+from mep.relay.routes import answers
 from mep.relay.routes.common import answer, relay_of
+from mep.relay.routes.documented import form, says
 from mep.relay.store import accounts
 from mep.relay.store.accounts import Identity
 from mep.wire.rest import ErrorBody
@@ -21,12 +22,21 @@ from mep.wire.rest import ErrorBody
 router = APIRouter(tags=["login"])
 
 _MAX_FORM_BYTES = 64 * 1024
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}},
-    }
-}
+_TOKEN = form(
+    "grant_type",
+    "client_id",
+    "client_secret",
+    "scope",
+    "refresh_token",
+    "code",
+    "code_verifier",
+    "redirect_uri",
+)
+_ONE_TOKEN = form("token")
+_AUTHORIZE = form("token", *AuthorizeRequest.__struct_fields__)
+_INTROSPECT = says(answers.Introspection, 401, 413, takes=_ONE_TOKEN, login="client")
+_PAGE = says("text/html", login="", also={400: "text/html"})
+_CODE = says("text/html", 413, takes=_AUTHORIZE, login="", also={303: "", 400: "text/html"})
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
@@ -36,7 +46,7 @@ _PAGE_HEADERS = {
 }
 
 
-@router.post("/v2/oauth2/token", openapi_extra=_FORM)
+@router.post("/v2/oauth2/token", **says(answers.Tokens, 400, 401, 413, takes=_TOKEN, login=""))
 async def token(request: Request) -> Response:
     """client_credentials, authorization_code, refresh_token."""
     relay = relay_of(request)
@@ -55,7 +65,7 @@ async def token(request: Request) -> Response:
     )
 
 
-@router.post("/v2/oauth2/token/revoke", openapi_extra=_FORM)
+@router.post("/v2/oauth2/token/revoke", **says(answers.Introspection, 413, takes=_ONE_TOKEN, login=""))
 async def revoke(request: Request) -> Response:
     """Whoever has a token may end it."""
     form = await _form(request)
@@ -63,7 +73,9 @@ async def revoke(request: Request) -> Response:
     return answer({"active": False})
 
 
-@router.post("/v2/oauth2/token/introspect", openapi_extra=_FORM)
+@router.post(
+    "/v2/oauth2/token/introspect", **says(answers.Introspection, 401, 413, takes=_ONE_TOKEN, login="client")
+)
 async def introspect(request: Request) -> Response:
     """What a token gives; for clients (HTTP Basic)."""
     relay = relay_of(request)
@@ -88,7 +100,7 @@ async def introspect(request: Request) -> Response:
     )
 
 
-@router.get("/v2/oauth2/userinfo")
+@router.get("/v2/oauth2/userinfo", **says(answers.UserInfo))
 async def userinfo(request: Request) -> Response:
     """Who the token's owner is."""
     grant = await relay_of(request).authenticator.grant(request.headers.get("authorization"))
@@ -104,7 +116,7 @@ async def userinfo(request: Request) -> Response:
     )
 
 
-@router.get("/v2/api/identities")
+@router.get("/v2/api/identities", **says(answers.Identities))
 async def identities(request: Request, ids: str = "", usernames: str = "") -> Response:
     """Look accounts up by id or name; unknown ones are left out."""
     relay = relay_of(request)
@@ -114,7 +126,7 @@ async def identities(request: Request, ids: str = "", usernames: str = "") -> Re
     return answer({"identities": [identity_document(identity) for identity in found]})
 
 
-@router.get("/.well-known/openid-configuration")
+@router.get("/.well-known/openid-configuration", **says(dict[str, str | list[str]], login=""))
 async def openid_configuration(request: Request) -> Response:
     base = _base(request)
     return answer(
@@ -135,7 +147,7 @@ async def openid_configuration(request: Request) -> Response:
     )
 
 
-@router.get("/jwk.json")
+@router.get("/jwk.json", **says(dict[str, list[dict[str, str | list[str]]]], login=""))
 async def jwks(request: Request) -> Response:
     return answer(_grants(request).jwks())
 
@@ -143,7 +155,9 @@ async def jwks(request: Request) -> Response:
 # ---- the login page ----
 
 
-@router.get("/v2/oauth2/authorize")
+@router.get(
+    "/v2/oauth2/authorize", response_class=HTMLResponse, **says("text/html", login="", also={400: "text/html"})
+)
 async def authorize(request: Request) -> Response:
     """Ask for a token of the person's, which the administrator made with `mep relay token`."""
     try:
@@ -153,7 +167,11 @@ async def authorize(request: Request) -> Response:
     return _login_page(asked)
 
 
-@router.post("/v2/oauth2/authorize", openapi_extra=_FORM)
+@router.post(
+    "/v2/oauth2/authorize",
+    response_class=HTMLResponse,
+    **says("text/html", 413, takes=_AUTHORIZE, login="", also={303: "", 400: "text/html"}),
+)
 async def authorized(request: Request) -> Response:
     """Show (or send to the program that waits on this machine) a code, for a token."""
     form = await _form(request)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import mep
+from mep.relay.routes import answers
 from mep.relay.routes.common import answer, caller, relay_of
+from mep.relay.routes.documented import says
 
 router = APIRouter(tags=["service"])
 
@@ -18,7 +21,7 @@ MIN_ENDPOINT = "2.0.3"
 
 
 @router.head("/v2/version", include_in_schema=False)
-@router.get("/v2/version")
+@router.get("/v2/version", **says(str | answers.Versions, login=""))
 async def version(request: Request, service: str | None = None) -> Response:
     """Anonymous. Without `service`: a bare string."""
     if service is None:
@@ -28,20 +31,20 @@ async def version(request: Request, service: str | None = None) -> Response:
     )
 
 
-@router.get("/v2/authenticate")
+@router.get("/v2/authenticate", **says(answers.Caller))
 async def authenticate(request: Request) -> Response:
     """Tell whether the token is good, and whose it is."""
     identity = await caller(request)
     return answer({"status": "Success", "username": identity.username, "identity_id": identity.id})
 
 
-@router.get("/v2/stats")
+@router.get("/v2/stats", **says(answers.Stats, login=""))
 async def stats(request: Request) -> Response:
     """Anonymous: nothing but that the relay is there."""
     return answer({"total_function_invocations": 0})
 
 
-@router.get("/healthz")
+@router.get("/healthz", **says(answers.Health, login="", also={503: answers.Health}))
 async def healthz(request: Request) -> Response:
     """200 when broker and database serve; 503 with the reason otherwise."""
     why_not = await relay_of(request).why_not_ready()
@@ -49,7 +52,7 @@ async def healthz(request: Request) -> Response:
     return answer(state, 503 if why_not else 200)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, **says("text/plain", login=""))
 async def show_metrics() -> Response:
     """Prometheus text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

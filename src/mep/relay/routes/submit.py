@@ -14,7 +14,9 @@ from mep.base.ids import new_id
 from mep.relay.errors import HttpError, from_mep_error
 from mep.relay.repeats import Attempt
 from mep.relay.repeats import Request as Asked
-from mep.relay.routes.common import answer, body_as, caller, relay_of, takes
+from mep.relay.routes import answers
+from mep.relay.routes.common import answer, body_as, caller, relay_of
+from mep.relay.routes.documented import says
 from mep.relay.store.accounts import Identity
 from mep.relay.store.tasks import StoredSubmit
 from mep.relay.submit import SubmitBody, decode
@@ -23,7 +25,7 @@ from mep.wire.rest import SubmitAnswer
 router = APIRouter(tags=["submit"])
 
 
-@router.post("/v3/endpoints/{endpoint_id}/submit", openapi_extra=takes(SubmitBody))
+@router.post("/v3/endpoints/{endpoint_id}/submit", **says(answers.SubmitDone, 404, takes=SubmitBody))
 async def submit(request: Request, endpoint_id: str) -> Response:
     """Accept tasks; the answer does not wait for a user endpoint."""
     identity = await caller(request)
@@ -90,7 +92,7 @@ _old = msgspec.json.Decoder(OldSubmitBody)
 _answer = msgspec.json.Decoder(SubmitAnswer)
 
 
-@router.post("/v2/submit", openapi_extra=takes(OldSubmitBody))
+@router.post("/v2/submit", **says(answers.OldSubmitDone, takes=OldSubmitBody))
 async def submit_v2(request: Request) -> Response:
     """Accept tasks for any number of endpoints; each task has its own outcome."""
     identity = await caller(request)

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Request, Response
 from mep.relay.clocks import iso
 from mep.relay.directory import checked_id
 from mep.relay.errors import HttpError, malformed, task_not_found
-from mep.relay.routes.common import answer, body_as, caller, relay_of, takes
+from mep.relay.routes import answers
+from mep.relay.routes.common import answer, body_as, caller, relay_of
+from mep.relay.routes.documented import says
 from mep.relay.store import tasks
 from mep.relay.store.accounts import Identity
 from mep.relay.taskview import document
@@ -25,7 +27,7 @@ class BatchBody(msgspec.Struct):
 _batch = msgspec.json.Decoder(BatchBody)
 
 
-@router.get("/v2/tasks/{task_id}")
+@router.get("/v2/tasks/{task_id}", **says(answers.TaskShown, 400, 404))
 async def show(request: Request, task_id: str) -> Response:
     """One task of the caller's."""
     identity = await caller(request)
@@ -36,7 +38,7 @@ async def show(request: Request, task_id: str) -> Response:
     return answer(document(found))
 
 
-@router.post("/v2/batch_status", openapi_extra=takes(BatchBody))
+@router.post("/v2/batch_status", **says(answers.Batch, takes=BatchBody))
 async def batch_status(request: Request) -> Response:
     """Any number of tasks of the caller's."""
     identity = await caller(request)
@@ -59,7 +61,7 @@ async def batch_status(request: Request) -> Response:
     return answer({"response": "batch", "results": documents})
 
 
-@router.get("/v2/taskgroup/{group_id}")
+@router.get("/v2/taskgroup/{group_id}", **says(answers.GroupDocument, 400, 404))
 async def group(request: Request, group_id: str) -> Response:
     """The tasks of one group of the caller's."""
     identity, relay = await caller(request), relay_of(request)
@@ -77,7 +79,7 @@ async def group(request: Request, group_id: str) -> Response:
     )
 
 
-@router.get("/v2/get_amqp_result_connection_url")
+@router.get("/v2/get_amqp_result_connection_url", **says(answers.ResultUrl))
 async def result_url(request: Request) -> Response:
     """Where the caller's results arrive, and what the queues' names begin with."""
     identity = await caller(request)
