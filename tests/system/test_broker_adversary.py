@@ -18,8 +18,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from mep.base.ids import new_id
 from mep.relay import topology
 from mep.relay.auth.keys import Keys
-from mep.wire import envelope, signing
+from mep.relay.seals import Seals
+from mep.wire import envelope, sealed, signing
 from mep.wire.envelope import Result, StatusReport
+from mep.wire.sealed import SealedCommand
 from mep.wire.signing import StartClaims
 from support.endpoint import Endpoint
 from support.relay import Relay
@@ -34,13 +36,15 @@ ALICE, BOB = "alice@example.org", "bob@example.org"
 
 @dataclass
 class Adversary:
-    """Sees every start command (`spied`), and may publish anything as anybody."""
+    """Sees every start command (`spied`), and may publish anything as anybody. `seals`: the relay's, for tests
+    of what would hold if the endpoint's key were known, too."""
 
     channel: BlockingChannel
     queue: str
+    seals: Seals
 
-    def spied(self) -> tuple[bytes, str]:
-        """Return the next start command that the relay sent: its body and its signature."""
+    def spied(self) -> bytes:
+        """Return the next start command that the relay sent, as it passed."""
         got: list[Any] = []
 
         def look() -> bool:
@@ -48,26 +52,28 @@ class Adversary:
             return got[0] is not None
 
         until(look, "a start command passes by")
-        _, properties, body = got
-        return body, str(properties.headers["mep-signature"])
+        return bytes(got[2])
 
-    def command(
-        self,
-        site: Endpoint,
-        body: bytes,
-        token: str | None = None,
-        *,
-        sent: float = 0,
-        kind: str = "application/json",
-    ) -> None:
-        """Put a start command into the endpoint's queue."""
+    def opened(self, site: Endpoint) -> tuple[bytes, str]:
+        """Return the next start command without its seal: body and signature."""
+        _, content = self.seals.commands(site.id, 1).open(self.spied())
+        command = sealed.decode_command(content)
+        return command.body, command.token
+
+    def command(self, site: Endpoint, body: bytes, token: str | None = None) -> None:
+        """Put a start command into the endpoint's queue, sealed."""
+        content = sealed.encode(SealedCommand(token or "", body))
+        self.publish(topology.COMMANDS, site.id, self.seals.commands(site.id, 1).seal(content))
+
+    def plain_command(self, site: Endpoint, body: bytes, token: str) -> None:
+        """Put one into it in stock form."""
         self.publish(
             topology.COMMANDS,
             site.id,
             body,
-            content_type=kind,
-            timestamp=int(sent or time.time()),
-            headers={"mep-signature": token} if token is not None else {},
+            content_type="application/json",
+            timestamp=int(time.time()),
+            headers={"mep-signature": token},
         )
 
     def publish(self, exchange: str, sender: str, body: bytes, **properties: Any) -> None:
@@ -84,7 +90,7 @@ def adversary(relay: Relay) -> Iterator[Adversary]:
         channel.confirm_delivery()
         queue = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(queue, topology.COMMANDS, "#")
-        yield Adversary(channel, queue)
+        yield Adversary(channel, queue, Seals(Keys(relay.data_dir).broker_secret))
 
 
 @dataclass
@@ -139,7 +145,7 @@ def test_forged_start_commands_start_nothing_and_each_refusal_is_logged(
     site, other = endpoint("site"), endpoint("other")
     sdk_env(ALICE)
     running = served(site)
-    spied, spied_token = adversary.spied()
+    spied, spied_token = adversary.opened(site)
     forge, elsewhere = Forge(json.loads(spied), site.id), Forge(json.loads(spied), other.id)
     bob = [identity | {"username": BOB} for identity in forge.spied["globus_identity_set"]]
     theirs, mine = relays_key(relay), Ed25519PrivateKey.generate()
@@ -149,7 +155,6 @@ def test_forged_start_commands_start_nothing_and_each_refusal_is_logged(
     head, claims, signature = forge.token(good, theirs).split(".")
     cases: dict[str, tuple[str, bytes, str | None]] = {
         "unsigned": ("COMMAND_UNSIGNED", good, None),
-        "an empty signature": ("COMMAND_UNSIGNED", good, ""),
         "signed by a stranger": ("COMMAND_BAD_SIGNATURE", good, forge.token(good, mine)),
         "signed by nobody": ("COMMAND_BAD_SIGNATURE", good, f"{head}.{claims}."),
         "claims changed": ("COMMAND_BAD_SIGNATURE", good, f"{head}.{claims[:-2]}AA.{signature}"),
@@ -180,8 +185,8 @@ def test_forged_start_commands_start_nothing_and_each_refusal_is_logged(
         except AssertionError as error:
             raise AssertionError(f"{what}: {site.log_text()[len(before) :]}") from error
     before = site.log_text()
-    adversary.command(site, good, forge.token(good, theirs), kind="text/plain")
-    refused_with(site, "COMMAND_MALFORMED", before)
+    adversary.plain_command(site, good, forge.token(good, theirs))
+    refused_with(site, "of this one it is not sealed", before)
     assert "Traceback" not in site.log_text()
     assert site.log_text().count(": ready after") == 1
     assert [uep["user"] for uep in site.user_endpoints()] == ["alice"]
@@ -196,18 +201,18 @@ def test_an_obeyed_command_is_not_obeyed_again_not_even_by_the_next_monitor(
     site = endpoint("site")
     sdk_env(ALICE)
     served(site)
-    body, token = adversary.spied()
+    recorded = adversary.spied()
     site.mep("stop-user", site.name, "alice")
     until(lambda: not site.user_endpoints(), "alice's user endpoint is gone")
     before = site.log_text()
-    adversary.command(site, body, token)
+    adversary.publish(topology.COMMANDS, site.id, recorded)
     refused_with(site, "COMMAND_REPLAYED", before)
     assert site.program is not None
     kill_9(site.program.pid)
     site.program.process.wait(10)
     site.start()
     before = site.log_text()
-    adversary.command(site, body, token)
+    adversary.publish(topology.COMMANDS, site.id, recorded)
     refused_with(site, "COMMAND_REPLAYED", before)
     assert site.user_endpoints() == []
     served(site)

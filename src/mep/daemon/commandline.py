@@ -12,13 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 from mep.base.codes import Code
 from mep.base.errors import MepError
 from mep.base.secrets import Secret
+from mep.base.seldom import Seldom
 from mep.broker import BrokerConnection, Consumer, Delivery, State
 from mep.daemon import commands, notices
 from mep.daemon.notices import Notices
+from mep.wire import seal
 from mep.wire.command import QueueInfo
 from mep.wire.envelope import StatusReport
 from mep.wire.privsep import Decision, Dismissed, Standing, Start, UepEvent, cap_text
 from mep.wire.rest import RegistrationAnswer
+from mep.wire.seal import Sealer
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,11 @@ class CommandLine:
         # One connection serves both ways, unless the service gives two.
         shared = self._commands_url == self._beats_url
         self._out = self._in if shared else BrokerConnection(lambda: self._beats_url, name=f"{name} heartbeats")
-        self._notices = Notices(self._out.publisher(), answer.heartbeat_queue_info, ours=answer.mep is not None)
+        self._opener, sealer = _sealers(answer)
+        self._seldom = Seldom(log)
+        self._notices = Notices(
+            self._out.publisher(), answer.heartbeat_queue_info, ours=answer.mep is not None, sealer=sealer
+        )
         self._consumer: Consumer = self._in.consume(
             answer.command_queue_info.queue, self._on_delivery, prefetch=_PREFETCH
         )
@@ -77,7 +84,8 @@ class CommandLine:
         """The relay has answered a registration anew: its credentials count from the next connection on."""
         before = (self._commands_url, self._beats_url)
         self._commands_url, self._beats_url = self._urls(answer)
-        self._notices.now_via(answer.heartbeat_queue_info, ours=answer.mep is not None)
+        self._opener, sealer = _sealers(answer)
+        self._notices.now_via(answer.heartbeat_queue_info, ours=answer.mep is not None, sealer=sealer)
         if before != (self._commands_url, self._beats_url):
             self._in.reconnect()
             if self._out is not self._in:
@@ -98,7 +106,17 @@ class CommandLine:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         try:
-            read = commands.read(delivery, endpoint_id=self._endpoint_id, now=time.time(), taken=self._pending)
+            read = commands.read(
+                delivery,
+                endpoint_id=self._endpoint_id,
+                now=time.time(),
+                taken=self._pending,
+                sealer=self._opener,
+            )
+        except commands.Unsealed as error:
+            self._seldom.warn("a message on the command queue is dropped: %s", error.for_admin())
+            self._consumer.ack(delivery)
+            return
         except commands.Dropped as error:
             log.warning("a message on the command queue is dropped: %s", error.for_admin())
             self._consumer.ack(delivery)
@@ -179,6 +197,14 @@ class CommandLine:
         host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
         netloc = f"{user}@{host}:{self._amqp_port}" if user else f"{host}:{self._amqp_port}"
         return Secret(urlunsplit(parts._replace(netloc=netloc)))
+
+
+def _sealers(answer: RegistrationAnswer) -> tuple[Sealer | None, Sealer | None]:
+    """Return what opens commands and what seals notices; None with a service that does not seal."""
+    key = answer.mep.seal_key if answer.mep is not None else None
+    if not isinstance(key, Secret):
+        return None, None
+    return Sealer(key, seal.COMMAND, answer.endpoint_id), Sealer(key, seal.NOTICE, answer.endpoint_id)
 
 
 def _with_step(error: MepError) -> str:

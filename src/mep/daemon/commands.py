@@ -17,10 +17,11 @@ from mep.base.errors import InputError, MepError
 from mep.base.ids import is_uuid, new_id
 from mep.broker import Delivery
 from mep.wire import command as wire
-from mep.wire import signing
+from mep.wire import sealed, signing
 from mep.wire.command import QueueInfo
 from mep.wire.limits import COMMAND_MAX_SKEW_S, MAX_COMMAND_BYTES, MAX_TOKEN_BYTES
 from mep.wire.privsep import Start
+from mep.wire.seal import Sealer, SealError
 from mep.wire.signing import StartClaims
 
 _F_ADD_SEALS: Final = 1033
@@ -30,6 +31,10 @@ _LENIENT_BYTES: Final = 4 * MAX_COMMAND_BYTES
 
 class Dropped(InputError):
     """Nobody can be told about this message: it is logged, acknowledged and forgotten."""
+
+
+class Unsealed(Dropped):
+    """It is not sealed by the relay: whoever has the broker may have made it."""
 
 
 class Refused(Exception):
@@ -59,32 +64,26 @@ class Read:
         return fd
 
 
-def read(delivery: Delivery, *, endpoint_id: str, now: float, taken: Container[str] = ()) -> Read:
+def read(
+    delivery: Delivery, *, endpoint_id: str, now: float, taken: Container[str] = (), sealer: Sealer | None = None
+) -> Read:
     """Return the start command in `delivery`; Dropped, or Refused if its user endpoint is known.
 
-    The request's id is the relay's own where it gave one that is not `taken`: one id names the request from
-    the submit to the last log line.
+    With a `sealer` only what it opens is a command. The request's id is the relay's own where it gave one that is
+    not `taken`: one id names the request from the submit to the last log line.
     """
-    properties = delivery.properties
-    if properties.content_type != wire.CONTENT_TYPE:
-        raise Dropped(Code.COMMAND_MALFORMED, f"Content type {properties.content_type!r}; wanted JSON.")
-    if not isinstance(properties.timestamp, int):
-        raise Dropped(Code.COMMAND_MALFORMED, "The command has no timestamp.")
-    try:
-        command = wire.decode(delivery.body)
-    except InputError as error:
-        uep_id, reply_to = _who_asks(delivery.body)
-        if not uep_id:
-            raise Dropped(error.code, error.user_text) from None
-        raise Refused(error, uep_id, reply_to) from None
-    creds = command.kwargs.amqp_creds
-    token = delivery.headers.get(wire.HEADER_SIGNATURE)
-    if isinstance(token, bytes):
-        token = token.decode("ascii", errors="replace")
+    sent, token, body = _plain(delivery) if sealer is None else _opened(delivery, sealer)
     request_id = _id_in(token)
     if not is_uuid(request_id) or request_id in taken:
         request_id = new_id()
-    sent = float(properties.timestamp)
+    try:
+        command = wire.decode(body)
+    except InputError as error:
+        uep_id, reply_to = _who_asks(body)
+        if not uep_id:
+            raise Dropped(error.code, error.user_text) from None
+        raise Refused(error, uep_id, reply_to, request_id) from None
+    creds = command.kwargs.amqp_creds
     claims = StartClaims(
         aud=endpoint_id,
         jti=request_id,
@@ -94,7 +93,7 @@ def read(delivery: Delivery, *, endpoint_id: str, now: float, taken: Container[s
         sub=command.globus_effective_identity,
         username=command.globus_username,
         ids=command.globus_identity_set,
-        sha256=signing.body_digest(delivery.body),
+        sha256=signing.body_digest(body),
     )
     try:
         if not is_uuid(creds.endpoint_id):
@@ -105,7 +104,33 @@ def read(delivery: Delivery, *, endpoint_id: str, now: float, taken: Container[s
         raise
     except MepError as error:
         raise Refused(error, creds.endpoint_id, creds.heartbeat_queue_info, request_id) from None
-    return Read(request_id, creds.endpoint_id, start, delivery.body, creds.heartbeat_queue_info)
+    return Read(request_id, creds.endpoint_id, start, body, creds.heartbeat_queue_info)
+
+
+def _plain(delivery: Delivery) -> tuple[float, Any, bytes]:
+    """Return when it was sent, its signature and its body, of a command in stock form."""
+    properties = delivery.properties
+    if properties.content_type != wire.CONTENT_TYPE:
+        raise Dropped(Code.COMMAND_MALFORMED, f"Content type {properties.content_type!r}; wanted JSON.")
+    if not isinstance(properties.timestamp, int):
+        raise Dropped(Code.COMMAND_MALFORMED, "The command has no timestamp.")
+    token = delivery.headers.get(wire.HEADER_SIGNATURE)
+    if isinstance(token, bytes):
+        token = token.decode("ascii", errors="replace")
+    return float(properties.timestamp), token, delivery.body
+
+
+def _opened(delivery: Delivery, sealer: Sealer) -> tuple[float, str, bytes]:
+    """The same of a sealed command."""
+    try:
+        stamp, content = sealer.open(delivery.body)
+    except SealError as error:
+        raise Unsealed(Code.COMMAND_BAD_SIGNATURE, f"The relay seals its commands; of this one {error}.") from None
+    try:
+        command = sealed.decode_command(content)
+    except InputError as error:
+        raise Dropped(error.code, error.user_text) from None
+    return stamp.issued, command.token, command.body
 
 
 def _id_in(token: Any) -> str:

@@ -12,6 +12,7 @@ from mep.broker import BrokerConnection, Publisher
 from mep.wire import envelope
 from mep.wire.command import QueueInfo
 from mep.wire.envelope import StatusReport
+from mep.wire.seal import Sealer
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,14 @@ class Notices:
     endpoint's own, so its credentials from the command are kept for as long as it may be needed.
     """
 
-    def __init__(self, publisher: Publisher, info: QueueInfo, *, ours: bool) -> None:
-        self._publisher, self._info, self._ours = publisher, info, ours
+    def __init__(self, publisher: Publisher, info: QueueInfo, *, ours: bool, sealer: Sealer | None = None) -> None:
+        self._publisher, self._info, self._ours, self._sealer = publisher, info, ours, sealer
         self._ways: OrderedDict[str, QueueInfo] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def now_via(self, info: QueueInfo, *, ours: bool) -> None:
+    def now_via(self, info: QueueInfo, *, ours: bool, sealer: Sealer | None = None) -> None:
         """The relay has answered a registration: publish like this from now on."""
-        self._info, self._ours = info, ours
+        self._info, self._ours, self._sealer = info, ours, sealer
 
     def remember(self, uep_id: str, way: QueueInfo | None) -> None:
         """Keep the user endpoint's own way, where that is needed."""
@@ -76,12 +77,12 @@ class Notices:
 
     def about_endpoint(self, report: StatusReport) -> asyncio.Future[None]:
         """Publish about the endpoint itself; the future ends with the broker's confirm."""
-        return self._publish(self._publisher, self._info, report)
+        return self._tell(report)
 
     def about_uep(self, report: StatusReport) -> None:
         """Publish about a user endpoint. Nobody waits for it; a failure is logged."""
         if self._ours:
-            self._publish(self._publisher, self._info, report).add_done_callback(_log_failure)
+            self._tell(report).add_done_callback(_log_failure)
             return
         way = self._ways.get(report.endpoint_id)
         if way is None:
@@ -95,21 +96,28 @@ class Notices:
         connection = BrokerConnection(way.connection_url, name=f"notice {report.endpoint_id}")
         connection.open()
         try:
-            await asyncio.wait_for(self._publish(connection.publisher(), way, report), _SEND_S)
+            sent = _publish(connection.publisher(), way, envelope.encode(report))
+            await asyncio.wait_for(sent, _SEND_S)
         except (TimeoutError, ServiceError) as error:
             log.warning("user endpoint %s: the service could not be told: %s", report.endpoint_id, error)
         finally:
             await connection.close()
 
-    def _publish(self, publisher: Publisher, info: QueueInfo, report: StatusReport) -> asyncio.Future[None]:
-        given: dict[str, Any] = dict(info.queue_publish_kwargs)
-        return publisher.publish(
-            str(given.get("exchange", info.exchange)),
-            str(given.get("routing_key", "")),
-            envelope.encode(report),
-            properties=given.get("properties") or {},
-            mandatory=bool(given.get("mandatory", True)),
-        )
+    def _tell(self, report: StatusReport) -> asyncio.Future[None]:
+        """Publish under the endpoint's own name; sealed where the relay opens it."""
+        body = envelope.encode(report)
+        return _publish(self._publisher, self._info, body if self._sealer is None else self._sealer.seal(body))
+
+
+def _publish(publisher: Publisher, info: QueueInfo, body: bytes) -> asyncio.Future[None]:
+    given: dict[str, Any] = dict(info.queue_publish_kwargs)
+    return publisher.publish(
+        str(given.get("exchange", info.exchange)),
+        str(given.get("routing_key", "")),
+        body,
+        properties=given.get("properties") or {},
+        mandatory=bool(given.get("mandatory", True)),
+    )
 
 
 def _log_failure(done: asyncio.Future[None]) -> None:

@@ -5,8 +5,8 @@ already at the broker. Execution may start before that: the record is in the ker
 death, and should the whole machine die in these few milliseconds, the broker still has the task.
 
 A sealed message is taken once, for ever: its number is part of the task's record, and the set of all numbers stays
-in the journal when the task is forgotten (`numbers`). What the broker delivers again is either unknown here, because
-its record was lost with the machine: then it is taken; or known: then it is acknowledged, no more.
+in the journal when the task is forgotten (`numbers`). What the broker delivers again is either unknown here,
+because its record was lost with the machine: then it is taken; or known: then it is acknowledged, no more.
 
 One write carries all records of a turn of the loop, and one fsync those of the last few milliseconds. The fsyncs'
 interval follows what one costs here, so that a slow network file system takes at most a third of the loop's time;

@@ -189,18 +189,20 @@ class Fleet:
         return uep is not None and uep.core.high_assurance
 
     async def seals_of(self, uep_id: str) -> int:
-        """Return which keys this user endpoint seals with, 0 = none; also of one that was not met yet."""
+        """Return which keys this user endpoint seals with, 0 = none; one that was not met yet is adopted."""
         uep = self.ueps.get(uep_id)
         if uep is not None:
             return uep.core.seals
         record = await self.store.read(lambda c: ueps.find(c, uep_id))
-        if record is None:
-            return 0
+        if record is None or uep_id in self.ueps:
+            return self.ueps[uep_id].core.seals if record is not None else 0
         core = self.cores.get(record.endpoint_id)
-        if core is not None:
-            return core.seals
-        endpoint = await self.store.read(lambda c: endpoints.find(c, record.endpoint_id))
-        return endpoint.seals if endpoint is not None else 0
+        if core is None:
+            endpoint = await self.store.read(lambda c: endpoints.find(c, record.endpoint_id))
+            if endpoint is None:
+                return 0
+            core = self.core(endpoint)
+        return self.adopt(record, core).core.seals
 
     def forget(self, endpoint_id: str) -> None:
         """The endpoint was deleted."""

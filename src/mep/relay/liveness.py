@@ -14,7 +14,8 @@ from mep.base.errors import InputError
 from mep.base.ids import is_uuid
 from mep.relay.amqp import Incoming, RelayBroker
 from mep.relay.endings import Endings
-from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Core, Fleet, Uep
+from mep.relay.fleet import STARTING, STOPPED, UP, Core, Fleet, Uep
+from mep.relay.opening import Opening
 from mep.relay.ratelimit import RateLimit
 from mep.relay.starts import Starts
 from mep.relay.store import endpoints, ueps
@@ -34,13 +35,19 @@ _CHECK_AGAIN_S = 1.5  # a consumer that is missing may be reconnecting
 class Liveness:
     """Turns reports and silence into changes of state."""
 
-    def __init__(self, fleet: Fleet, starts: Starts, endings: Endings, broker: RelayBroker) -> None:
+    def __init__(
+        self, fleet: Fleet, starts: Starts, endings: Endings, broker: RelayBroker, opening: Opening
+    ) -> None:
         self._fleet, self._starts, self._endings, self._broker = fleet, starts, endings, broker
+        self._opening = opening
         self._limit = RateLimit(_REPORTS_PER_S, burst_s=10.0)
 
     async def on_batch(self, batch: list[Incoming]) -> None:
         """Handle what the heartbeats queue delivered."""
-        for message in batch:
+        for arrived in batch:
+            message = await self._opening.report(arrived)
+            if message is None:
+                continue
             if len(message.body) > MAX_REPORT_BYTES:
                 log.warning("dropped a report of %s: %d bytes", message.sender, len(message.body))
                 continue
@@ -87,6 +94,8 @@ class Liveness:
         for uep in list(self._fleet.ueps.values()):
             if uep.state == UP:
                 self._fleet.arm(uep, self._fleet.silence_s(uep), self._silent)
+                if uep.open:  # the relay before us may have been about to look
+                    self._fleet.spawn(self._look(uep), name=f"look at {uep.id}")
             elif uep.open:
                 self._again(uep, 2.0)  # its results may still be in the queue: let them arrive first
 
@@ -127,12 +136,13 @@ class Liveness:
             self.core_back(core)
 
     def core_back(self, core: Core) -> None:
-        """The endpoint is (again) there: start what waits for it, look at what should run."""
+        """The endpoint is (again) there: start what waits for it, look at what should run. What it had begun to
+        start is begun anew: it may be another process, which knows nothing of that."""
         for uep in list(core.ueps.values()):
             if uep.state == UP:
                 self._fleet.spawn(self._look(uep), name=f"look at {uep.id}")
-            elif uep.open and uep.state in (WAITING, STOPPED):
-                uep.tries = 0
+            elif uep.open:
+                self._starts.hold(uep)
                 self._starts.begin(uep)
 
     def core_offline(self, core: Core, why: str) -> None:

@@ -11,7 +11,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 import msgspec
 from sqlalchemy import Connection
@@ -19,9 +18,9 @@ from sqlalchemy import Connection
 from mep.base.codes import Code, next_step
 from mep.base.errors import InputError, ServiceError
 from mep.base.ids import is_uuid
-from mep.base.seldom import Seldom
 from mep.relay import metrics
 from mep.relay.amqp import Incoming, RelayBroker
+from mep.relay.opening import Opening
 from mep.relay.seals import Seals
 from mep.relay.store import Store
 from mep.relay.store import tasks as stored_tasks
@@ -29,7 +28,6 @@ from mep.relay.store.tasks import Arrived, Parked, Stored
 from mep.wire import envelope
 from mep.wire.envelope import ErrorDetails, Result, StatusReport
 from mep.wire.limits import MAX_RESULT_CHARS
-from mep.wire.seal import SealError, is_sealed
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +63,7 @@ OnReport = Callable[[str, StatusReport], None]
 
 class Results:
     """`on_report` gets the status reports that old endpoints send through the results queue; `on_settled` how many
-    tasks of which user endpoint ended; `high_assurance` tells whether its clients fetch results themselves;
-    `seals_of` with which keys a user endpoint seals: nothing else is believed of it."""
+    tasks of which user endpoint ended; `high_assurance` tells whether its clients fetch results themselves."""
 
     def __init__(
         self,
@@ -77,16 +74,16 @@ class Results:
         on_settled: Callable[[str, int], None],
         high_assurance: Callable[[str], bool],
         seals: Seals,
-        seals_of: Callable[[str], Awaitable[int]],
+        opening: Opening,
     ) -> None:
         self._store, self._broker = store, broker
-        self._seals, self._seals_of, self._seldom = seals, seals_of, Seldom(log)
+        self._seals, self._opening = seals, opening
         self._on_report, self._on_settled, self._high_assurance = on_report, on_settled, high_assurance
         self._owed: set[str] = set()  # tasks whose results are stored and could not be forwarded yet
 
     async def on_batch(self, batch: list[Incoming]) -> None:
         """Handle what the results queue delivered; returns when all may be acknowledged."""
-        opened = [one for message in batch if (one := await self._open(message)) is not None]
+        opened = [one for message in batch if (one := await self._opening.result(message)) is not None]
         arrived = [result for message in opened if (result := self._read(message)) is not None]
         if not arrived:
             return
@@ -107,20 +104,6 @@ class Results:
         self._store.write_later(lambda c: stored_tasks.unpark(c, numbers))
 
     # ---- inside ----
-
-    async def _open(self, message: Incoming) -> Incoming | None:
-        """Return the message without its seal; None if it has none where one belongs, or one that does not."""
-        seals = await self._seals_of(message.sender)
-        if not seals and not is_sealed(message.body):
-            return message
-        try:
-            if not seals:
-                raise SealError("it is sealed, and its sender does not seal")
-            _, content = self._seals.results(message.sender, seals).open(message.body)
-        except SealError as error:
-            self._seldom.warn("dropped a message that says it is a result of %s: %s", message.sender, error)
-            return None
-        return replace(message, body=content)
 
     def _read(self, message: Incoming) -> Arrived | None:
         """Return the result in a message. What is none is logged and dropped; a result that clients could not read

@@ -22,6 +22,7 @@ from mep.relay.endings import Endings, Expiry
 from mep.relay.errors import unavailable
 from mep.relay.fleet import Fleet
 from mep.relay.liveness import Liveness
+from mep.relay.opening import Opening
 from mep.relay.rabbit import PrivateRabbit
 from mep.relay.ratelimit import RateLimit
 from mep.relay.registration import Registration
@@ -48,6 +49,7 @@ class Working:
         self.credentials = Credentials(broker, admin, keys.broker_secret)
         self.seals = Seals(keys.broker_secret)
         self.fleet = Fleet(store, settings)
+        self.opening = Opening(self.fleet, self.seals)
         self.results = Results(
             store,
             broker,
@@ -55,11 +57,11 @@ class Working:
             on_settled=self._on_settled,
             high_assurance=self.fleet.high_assurance,
             seals=self.seals,
-            seals_of=self.fleet.seals_of,
+            opening=self.opening,
         )
         self.endings = Endings(self.fleet, self.results, broker)
         self.starts = Starts(self.fleet, self.endings, broker, self.credentials, keys, self.seals)
-        self.liveness = Liveness(self.fleet, self.starts, self.endings, broker)
+        self.liveness = Liveness(self.fleet, self.starts, self.endings, broker, self.opening)
         self.expiry = Expiry(self.fleet, self.endings)
         self.dispatch = Dispatch(
             store, broker, self.credentials, self.fleet, self.starts, self.liveness, self.expiry, settings

@@ -17,6 +17,8 @@ from mep.relay.endings import Endings
 from mep.relay.fleet import STARTING, STOPPED, UP, WAITING, Fleet, Uep, disarm
 from mep.relay.seals import Seals
 from mep.relay.store import accounts, ueps
+from mep.wire import sealed
+from mep.wire.sealed import SealedCommand
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +123,9 @@ class Starts:
             body, token = commands.start_command(
                 record, identity, creds, self._keys, seal_key=key, request_id=request_id
             )
+            if seals:
+                content = sealed.encode(SealedCommand(token, body))
+                body, token = self._seals.commands(record.endpoint_id, seals).seal(content), ""
             await self._broker.publish_command(record.endpoint_id, body, token, expires_s=commands.VALID_S)
         except MepError as error:
             log.warning("start command for %s not sent: %s", uep.id, error.for_admin())

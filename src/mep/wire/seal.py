@@ -1,9 +1,9 @@
 """Seals: what passes the broker between two of our parts, closed to whoever has the broker.
 
 A sealed message: 0xA5, a nonce of 12 random bytes, and by AES-256-GCM the stamp (`Stamp`: sender, number, time)
-and the content. The first byte tells it from every plain message. A key belongs to one part (endpoint, user endpoint,
-SDK user); each purpose and channel has a key of its own below that one, and is bound as associated data, too: a
-message that was recorded in one place opens in no other.
+and the content. The first byte tells it from every plain message. A key belongs to one part (endpoint, user
+endpoint, SDK user); each purpose and channel has a key of its own below that one, and is bound as associated data,
+too: a message that was recorded in one place opens in no other.
 
 Nonces are random, not counted, because a copied machine would count twice. After 2**32 messages under one key (25
 days at 2,000 each second) two nonces are the same with a probability of 2**-33.
