@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mep.base.ids import new_id
 from mep.wire import signing
 from mep.wire.privsep import Registered, Reregister, Running, ServiceState, Stop
+from mep.wire.signing import StartClaims
 from support.daemonrig import ENDPOINT_ID, DaemonRig, claims_for, daemon
 from support.remote import titled
 from support.wait import until
@@ -206,6 +208,35 @@ def test_a_signed_command_is_obeyed_once_also_over_a_restart(signed: DaemonRig, 
     with daemon(tmp_path) as again:
         again.key = key
         assert again.decision(again.start(claims, ["serve"])).code == "COMMAND_REPLAYED"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_steps_forward_and_back_brings_no_command_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    ahead_s, real = tmp_path / "ahead_s", time.time
+    ahead_s.write_text("0")
+    monkeypatch.setattr(time, "time", lambda: real() + float(ahead_s.read_text()))
+    recorded = claims_for()
+    with daemon(tmp_path, signed=True) as running:
+        key = running.key
+        assert running.event(running.start(recorded, ["ready", ["exit", 0]])).event == "ready"
+        ahead_s.write_text("3600")
+        assert running.decision(running.start(claims_for(), [["exit", 0]])).verdict == "started"
+        ahead_s.write_text("3600" if restarted else "0")
+        if not restarted:
+            _assert_no_way_back(running, recorded)
+        assert running.stop().clean
+    with daemon(tmp_path, key=key) as again:
+        ahead_s.write_text("0")
+        _assert_no_way_back(again, recorded)
+
+
+def _assert_no_way_back(rig: DaemonRig, recorded: StartClaims) -> None:
+    assert rig.decision(rig.start(recorded, ["serve"])).code in ("COMMAND_STALE", "COMMAND_REPLAYED")
+    assert rig.status().user_endpoints == []
+    new = claims_for(iat=recorded.iat + 100, exp=recorded.exp + 100)
+    assert rig.decision(rig.start(new, [["exit", 0]])).verdict == "started"
 
 
 @pytest.mark.parametrize("case", ["none", "other key", "other endpoint", "stale", "future", "altered", "huge"])

@@ -234,9 +234,18 @@ class DaemonRig:
 
 @contextmanager
 def daemon(
-    folder: Path, *, config: str = "", signed: bool = False, run_gate: RunGate = hand_over, **changes: Any
+    folder: Path,
+    *,
+    config: str = "",
+    signed: bool = False,
+    key: Ed25519PrivateKey | None = None,
+    run_gate: RunGate = hand_over,
+    **changes: Any,
 ) -> Iterator[DaemonRig]:
-    """Run a monitor over an endpoint folder below `folder`, registered; kill what is left of it at the end."""
+    """Run a monitor over an endpoint folder below `folder`, registered; kill what is left of it at the end.
+
+    `signed`: by a new key, which is the relay's; `key`: by the one it had before.
+    """
     paths = EndpointPaths.locate("rig", folder, privileged=os.geteuid() == 0)
     paths.directory.mkdir(exist_ok=True)
     text = f"relay: http://127.0.0.1:9\n{config}"
@@ -270,7 +279,7 @@ def daemon(
     )
     child = clone.spawn(lambda: _run(endpoint, parts, ours))
     theirs.close()
-    rig = DaemonRig(paths, child, ours, key=Ed25519PrivateKey.generate() if signed else None)
+    rig = DaemonRig(paths, child, ours, key=Ed25519PrivateKey.generate() if signed else key)
     try:
         rig.take_gate()
         rig.register()

@@ -1,66 +1,99 @@
-"""Which start commands were seen before: each is obeyed once."""
+"""Which start commands were seen before: each is obeyed once, whatever the clock does.
+
+A command's number is forgotten once its age alone refuses it. The clock that says so may be wrong, and be set
+back later: so of what is forgotten the times of issue are kept, as a few spans, and a command from within one that
+is not known is refused. As long as the clock is not set back by minutes, no fresh command is from there.
+"""
 
 from __future__ import annotations
 
 import heapq
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from mep.base.codes import Code
 from mep.base.errors import RefusedError
 
 MAX_REMEMBERED: Final = 32_768  # a flood of distinct signed commands is refused, never forgotten early
+#: After its issue; commands are refused by their age from 180 s on.
+KEEP_S: Final = 600.0
+#: The relay may say a command again by the same number, with the later time of issue.
+REPEATED_WITHIN_S: Final = 60.0
+_GAP_S: Final = 600.0  # spans that are closer become one
+_MOST_SPANS: Final = 64
+
+Span = tuple[float, float]
 
 
 class ReplayCache:
-    """Remembers a command's unique id until it expires; then its age alone refuses it.
+    """Remembers a command by its unique id. `issued` and `spans` are what another cache goes on with."""
 
-    `seen` tells whether the id was there and remembers it. `dump` and `load` carry the memory over a restart.
-    """
-
-    def __init__(self, remembered: Mapping[str, float] | None = None) -> None:
-        self._until: dict[str, float] = dict(remembered or {})
-        self._by_time: list[tuple[float, str]] = [(until, jti) for jti, until in self._until.items()]
+    def __init__(self, issued: Mapping[str, float] | None = None, spans: Iterable[Span] = ()) -> None:
+        self.issued: dict[str, float] = dict(issued or {})
+        self.spans: list[Span] = []
+        for span in spans:
+            self._add_span(span)
+        self._by_time = [(at, jti) for jti, at in self.issued.items()]
         heapq.heapify(self._by_time)
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self.issued)
 
-    def seen(self, jti: str, exp: float, now: float) -> bool:
-        """Return True if `jti` was seen and has not expired; remember it until `exp` (Unix seconds) otherwise.
+    def seen(self, jti: str, issued: float, now: float) -> bool:
+        """Return True if `jti` was seen; remember it otherwise. All times are Unix seconds.
 
-        RefusedError(COMMAND_REPLAYED) if so many are remembered that one more cannot be: fails closed.
+        RefusedError: COMMAND_STALE if it may have been seen before the clock was set back, COMMAND_REPLAYED if so
+        many are remembered that one more cannot be. Both fail closed.
         """
-        self._forget(now)
-        if jti in self._until:
+        if jti in self.issued:
+            self._remember(jti, max(issued, self.issued[jti]))
             return True
-        if len(self._until) >= MAX_REMEMBERED:
+        self.forget(now)
+        for low, high in self.spans:
+            if low <= issued <= high:
+                raise _perhaps_seen(issued, now, high)
+        if len(self.issued) >= MAX_REMEMBERED:
             raise RefusedError(
                 Code.COMMAND_REPLAYED,
                 "This endpoint cannot take another start command now.",
                 admin_text=f"{MAX_REMEMBERED} unexpired start commands are remembered; no room for one more.",
                 step="Submit again in a few minutes.",
             )
-        self._until[jti] = exp
-        heapq.heappush(self._by_time, (exp, jti))
+        self._remember(jti, issued)
         return False
 
-    def _forget(self, now: float) -> None:
-        while self._by_time and self._by_time[0][0] < now:
-            _, jti = heapq.heappop(self._by_time)
-            self._until.pop(jti, None)
+    def forget(self, now: float) -> None:
+        """Forget what is so old that its age refuses it at `now`, but for when it was issued."""
+        while self._by_time and self._by_time[0][0] < now - KEEP_S:
+            at, jti = heapq.heappop(self._by_time)
+            if self.issued.get(jti) == at:
+                del self.issued[jti]
+                self._add_span((at, at + REPEATED_WITHIN_S))
 
-    def dump(self) -> str:
-        """Return the memory as text."""
-        return json.dumps(self._until)
+    def _remember(self, jti: str, issued: float) -> None:
+        if self.issued.get(jti) != issued:
+            self.issued[jti] = issued
+            heapq.heappush(self._by_time, (issued, jti))
 
-    @classmethod
-    def load(cls, text: str) -> ReplayCache:
-        """Return the cache that `dump` wrote; ValueError if `text` is anything else."""
-        document = json.loads(text)
-        if not isinstance(document, dict) or not all(
-            isinstance(until, int | float) and not isinstance(until, bool) for until in document.values()
-        ):
-            raise ValueError("not a replay cache")
-        return cls(document)
+    def _add_span(self, new: Span) -> None:
+        low, high = new
+        apart: list[Span] = []
+        for one in self.spans:
+            if one[1] + _GAP_S < low or high + _GAP_S < one[0]:
+                apart.append(one)
+            else:
+                low, high = min(low, one[0]), max(high, one[1])
+        self.spans = sorted([*apart, (low, high)])
+        if len(self.spans) > _MOST_SPANS:
+            (first, _), (_, last), *rest = self.spans
+            self.spans = [(first, last), *rest]
+
+
+def _perhaps_seen(issued: float, now: float, until: float) -> RefusedError:
+    return RefusedError(
+        Code.COMMAND_STALE,
+        "The clock of the endpoint's host was set back; it takes no start command from this time.",
+        admin_text=f"The start command (issued {issued:.0f}, endpoint {now:.0f}) is of a time whose commands this "
+        f"endpoint has seen and forgotten, because its clock showed a later one: it may be a replay. Those issued "
+        f"after {until:.0f} are obeyed.",
+    )

@@ -110,7 +110,7 @@ class Monitor:
                 ),
                 fork=self._fork,
                 outcomes=self._outcomes,
-                obeyed=lambda wish: self._state.remember_command(wish.claims.jti, wish.claims.exp + 400),
+                obeyed=lambda wish: self._state.remember_command(wish.claims.jti, wish.claims.iat),
                 empty=self._all_gone,
                 rules=lambda: self._files.config,
             ),

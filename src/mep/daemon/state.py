@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from mep.admit.replay import ReplayCache
+from mep.admit.replay import ReplayCache, Span
 from mep.base.codes import Code
 from mep.base.errors import HostError, RefusedError
 from mep.base.ids import is_uuid
@@ -113,7 +113,7 @@ class State:
 
     # ---- replays ----
 
-    def remember_command(self, token_id: str, until: float) -> None:
+    def remember_command(self, token_id: str, issued: float) -> None:
         """Write down a command that was obeyed, so that a restarted daemon does not obey it again.
 
         Not synced to the disk: it outlives any process, and after a power cut the commands are too old anyway.
@@ -122,7 +122,7 @@ class State:
         path = self._directory / _REPLAYS
         try:
             with open(path, "a") as file:
-                file.write(f"\n{until:.0f} {json.dumps(token_id)}\n")  # its own line, whatever a full disk left
+                file.write(f"\n{json.dumps([issued, token_id])}\n")  # its own line, whatever a full disk left
         except OSError as error:
             raise HostError(
                 Code.SPAWN_FAILED,
@@ -131,17 +131,24 @@ class State:
             ) from None
 
     def _read_replays(self) -> ReplayCache:
-        now = time.time()
+        """Read the file, and write it anew without what is old: a line each, [issued, number] or a span."""
         remembered: dict[str, float] = {}
+        spans: list[Span] = []
         for line in filter(None, self._read(_REPLAYS).splitlines()):
-            until, _, token_id = line.partition(" ")
             try:
-                if float(until) > now:
-                    remembered[str(json.loads(token_id))] = float(until)
-            except ValueError:
+                at, what = msgspec.json.decode(line, type=tuple[float, str | float])
+            except msgspec.DecodeError:
                 log.error("%s holds a damaged line, which is skipped", self._directory / _REPLAYS)
-        self._write(_REPLAYS, "".join(f"{until:.0f} {json.dumps(jti)}\n" for jti, until in remembered.items()))
-        return ReplayCache(remembered)
+                continue
+            if isinstance(what, str):
+                remembered[what] = max(at, remembered.get(what, at))
+            else:
+                spans.append((at, what))
+        cache = ReplayCache(remembered, spans)
+        cache.forget(time.time())
+        lines = [*cache.spans, *((at, token_id) for token_id, at in cache.issued.items())]
+        self._write(_REPLAYS, "".join(f"{json.dumps(line)}\n" for line in lines))
+        return cache
 
     # ---- cgroups of a predecessor ----
 

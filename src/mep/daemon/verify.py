@@ -13,7 +13,6 @@ from mep.base.errors import InputError, RefusedError
 from mep.base.ids import is_uuid
 from mep.daemon.state import State
 from mep.wire import signing
-from mep.wire.limits import COMMAND_MAX_SKEW_S
 from mep.wire.privsep import Start, cap_text
 from mep.wire.signing import StartClaims
 
@@ -69,6 +68,8 @@ class Verifier:
         return found
 
     def seen_before(self, claims: StartClaims) -> bool:
-        """Tell whether this very command was here before, and remember it from now on."""
-        until = min(claims.exp, claims.iat + COMMAND_MAX_SKEW_S) + COMMAND_MAX_SKEW_S
-        return self._state.replays.seen(claims.jti, until, time.time())
+        """Tell whether this very command was here before, and remember it from now on.
+
+        RefusedError if that cannot be known, or not be remembered.
+        """
+        return self._state.replays.seen(claims.jti, claims.iat, time.time())

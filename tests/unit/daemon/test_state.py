@@ -83,20 +83,34 @@ def test_damaged_pins_are_no_licence(paths: EndpointPaths) -> None:
 def test_commands_are_remembered_until_they_are_too_old(paths: EndpointPaths) -> None:
     now = time.time()
     state = State(paths)
-    state.remember_command("fresh\nforged", now + 100)
-    state.remember_command("old", now - 1)
+    state.remember_command("fresh\nforged", now - 100.25)
+    state.remember_command("old", now - 10_000)
     again = State(paths)
-    assert again.replays.seen("fresh\nforged", now + 100, now)
-    assert not again.replays.seen("old", now + 100, now)
+    assert again.replays.seen("fresh\nforged", now - 100.25, now)
+    assert len(again.replays) == 1
+
+
+def test_a_restart_while_the_clock_is_wrong_brings_no_command_back(
+    paths: EndpointPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    State(paths).remember_command("obeyed", now)
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: now + 3600)
+        State(paths)
+    for _ in range(2):  # the restart after the next one knows it, too
+        with pytest.raises(RefusedError, match="set back"):
+            State(paths).replays.seen("obeyed", now, now + 5)
+    assert not State(paths).replays.seen("new", now + 100, now + 100)
 
 
 def test_a_torn_line_costs_one_command_only(paths: EndpointPaths) -> None:
     state = State(paths)
-    state.remember_command("one", time.time() + 100)
+    state.remember_command("one", time.time())
     with (paths.state_dir / "replays").open("a") as file:
-        file.write("garbage\n17")
+        file.write('garbage\n[17]\n["x", 3]\n[NaN, "x"]\n{}\n17')
     again = State(paths)
-    assert again.replays.seen("one", time.time() + 100, time.time())
+    assert again.replays.seen("one", time.time(), time.time())
 
 
 def test_only_a_tree_of_ours_is_swept(paths: EndpointPaths) -> None:
