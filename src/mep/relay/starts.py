@@ -106,13 +106,12 @@ class Starts:
         """A stock endpoint silently drops a command while the process of a failed start before it is not reaped;
         one that is at work on the start takes no harm from a second command."""
         if uep.state == STARTING and uep.tries == tries and uep.core.online:
-            # by the same number: for an endpoint that obeyed it, it is the same start, and so is its failure
-            self._fleet.spawn(self._command(uep, uep.requests[-1]), name=f"start {uep.id} again")
+            # by a number of its own: one that was obeyed, and whose end nobody told us, would be refused
+            self._fleet.spawn(self._command(uep, new_id()), name=f"start {uep.id} again")
 
     async def _command(self, uep: Uep, request_id: str) -> None:
         record = uep.record
-        if request_id not in uep.requests:
-            uep.requests.append(request_id)
+        uep.requests.append(request_id)
         try:
             identity = await self._fleet.store.read(lambda c: accounts.find_identity(c, record.identity_id))
             if identity is None:
