@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 from mep.daemon.loop import Loop
 from mep.daemon.state import State
@@ -28,8 +29,13 @@ class Shelter:
         self._sweep_previous(state, cgroup.tree_name(name, unique))
         base = cgroup.find_base()
         tree = cgroup.Tree(base, name, unique) if base is not None else None
+        if tree is not None:
+            state.remember_cgroup(tree.root)
+            for older in tree.older():
+                _sweep(older)
         self._tree = tree if tree is not None and tree.usable() else None
-        state.remember_cgroup(self._tree.root if self._tree else None)
+        if self._tree is None:
+            state.remember_cgroup(None)
         self.controllers: frozenset[str] = frozenset()
         if self._tree is not None:
             self.controllers = self._tree.enable_controllers()
@@ -40,11 +46,10 @@ class Shelter:
         previous = state.previous_cgroup()
         if previous is None or not previous.is_dir():
             return
-        if previous.name != own_name:
+        if own_name not in (previous.name.rpartition(".")[0], previous.name):
             log.warning("%s is another endpoint's: this state folder seems to be a copy of its own", previous)
         else:
-            log.warning("a killed daemon left %s: it is swept", previous)
-            cgroup.kill_and_remove(previous)
+            _sweep(previous)
 
     def describe(self) -> str:
         """Return where user processes are kept and what enforces their limits, for the log."""
@@ -95,3 +100,10 @@ class Shelter:
             self._gate.remove()
         if self._tree is not None:
             self._tree.remove()
+
+
+def _sweep(tree: Path) -> None:
+    """End what another run of this endpoint left; its guard may be at it, too. Privilege: write access."""
+    log.warning("a killed daemon left %s: it is swept", tree)
+    if not cgroup.kill_and_remove(tree):
+        log.error("%s: something in it cannot be killed", tree)

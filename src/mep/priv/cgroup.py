@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import secrets
 import select
 import time
 from pathlib import Path
@@ -156,7 +158,10 @@ def join_fd(directory_fd: int) -> None:
 
 
 def _wait_empty(directory_fd: int, most_s: float) -> None:
-    events = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        events = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return  # somebody else has removed it
     try:
         poll = select.poll()
         poll.register(events, select.POLLPRI | select.POLLERR)
@@ -166,23 +171,34 @@ def _wait_empty(directory_fd: int, most_s: float) -> None:
             if left_s <= 0:
                 return
             poll.poll(left_s * 1000)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # removed meanwhile
+            raise
     finally:
         os.close(events)
 
 
 def tree_name(label: str, unique: str) -> str:
-    """Return the name of an endpoint's cgroup, wherever it is."""
+    """Return what the names of an endpoint's cgroups begin with, wherever they are; a dot follows."""
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:60]
     digest = hashlib.sha256(unique.encode()).hexdigest()[:8]
     return f"mep-{safe}-{digest}"
 
 
 class Tree:
-    """The cgroups of one endpoint: `root`, with one `uep-<id>` per user endpoint and one for the gate."""
+    """The cgroups of one run of an endpoint: `root`, with one `uep-<id>` per user endpoint and one for the gate.
+
+    Each run has a root of its own: the guard of the run before may still be about to kill all in its own.
+    """
 
     def __init__(self, base: Path, label: str, unique: str) -> None:
         """`unique` tells two endpoints of one name apart: any text that is this endpoint's alone."""
-        self.root = base / tree_name(label, unique)
+        self._name = tree_name(label, unique)
+        self.root = base / f"{self._name}.{secrets.token_hex(4)}"
+
+    def older(self) -> list[Path]:
+        """Return the roots of other runs that are still there. Privilege: none."""
+        return [path for path in self.root.parent.glob(f"{self._name}.*") if path != self.root]
 
     def make(self, name: str) -> Cgroup:
         """Make the cgroup `name`; HostError(SPAWN_FAILED) if the kernel refuses. Privilege: write access."""
