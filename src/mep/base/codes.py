@@ -61,6 +61,7 @@ class Code(StrEnum):
     PAYLOAD_MISMATCH = "PAYLOAD_MISMATCH"
     START_TIMEOUT = "START_TIMEOUT"
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+    PROCESS_STUCK = "PROCESS_STUCK"
     # a task's end other than by its own return
     TASK_FAILED = "TASK_FAILED"
     TASK_MALFORMED = "TASK_MALFORMED"
@@ -194,6 +195,10 @@ NEXT_STEPS: dict[Code, NextStep] = {
     Code.START_TIMEOUT: NextStep(
         "Submit again; if it happens again, ask the administrator.",
         "See the user endpoint's log in the user's ~/.local/state/mep; or raise start_timeout_s.",
+    ),
+    Code.PROCESS_STUCK: NextStep(
+        "Submit again when the file systems of that host answer; ask its administrator.",
+        "See which file system its processes in state D wait for (the user's home?); they end when it answers.",
     ),
     Code.LIMIT_EXCEEDED: NextStep("Use less, or ask the administrator for more.", "See limits in config.yaml."),
     Code.TASK_FAILED: NextStep("Correct the function; the remote traceback says where.", ""),

@@ -50,6 +50,7 @@ MEANINGS: Final[dict[Code, str]] = {
     Code.INTERPRETER_UNREADABLE: "The user may not read the Python interpreter or packages of the endpoint.",
     Code.PAYLOAD_MISMATCH: "What reached the user's process is not what was signed.",
     Code.START_TIMEOUT: "The user endpoint was not ready within `start_timeout_s`.",
+    Code.PROCESS_STUCK: "A process of the user endpoint waits for a file system that does not answer.",
     Code.LIMIT_EXCEEDED: "A process went over a limit of the endpoint (memory, processes ...) and was ended.",
     Code.TASK_FAILED: "The function raised an exception.",
     Code.TASK_MALFORMED: "A task's message is not one.",

@@ -6,8 +6,10 @@ last for hours (a TCP socket that lingers). It never blocks: who does not read, 
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 from typing import Final
 
 from mep.base.codes import Code
@@ -35,6 +37,11 @@ class ChildChannel(_OURS):
         if not self._kernel_refuses and self._look()[1]:
             raise HostError(Code.INTERNAL, "A message of another process has a descriptor.")
         return super().receive()
+
+    def unheard(self) -> bool:
+        """Tell whether something that was sent has not been received."""
+        room = struct.pack("i", 0)
+        return struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, room)) != (0,)
 
     def hang_up(self) -> None:
         """Let nobody send any more; what is there can still be received."""

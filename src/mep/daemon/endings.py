@@ -8,25 +8,51 @@ from typing import Final
 
 from mep.base.errors import MepError
 from mep.daemon.loop import Loop
-from mep.daemon.outcomes import stopping
+from mep.daemon.outcomes import stopping, stuck
 from mep.daemon.ueps import Uep
+from mep.host.waiting import waits_for_files
 from mep.wire.privsep import Quit
 
 log = logging.getLogger(__name__)
 
+_HEARS_WITHIN_S: Final = 12.0
+_GONE_WITHIN_S: Final = 5.0  # the kernel needs milliseconds to end a process, unless that waits inside it
 _SESSION_CLOSE_S: Final = 11.0  # a session process gives PAM 10 s to close
 
 
 class Endings:
     """Sees to it that one ends; that it is gone is the reaper's to see. Privilege: as the box."""
 
-    def __init__(self, loop: Loop, *, grace_s: float) -> None:
-        self._loop, self._grace_s = loop, grace_s
+    def __init__(self, loop: Loop, *, grace_s: float, on_stuck: Callable[[Uep], None]) -> None:
+        """`on_stuck` hears of one that has been killed and does not go: the kernel waits for a file system."""
+        self._loop, self._grace_s, self._on_stuck = loop, grace_s, on_stuck
 
     def limit(self, uep: Uep, most_s: float, why: Callable[[float], MepError]) -> None:
         """Kill it in `most_s`, because of `why`, unless `no_limit` or another limit comes first."""
         self.no_limit(uep)
         uep.deadline = self._loop.call_later(most_s, lambda: self.kill(uep, why(most_s)))
+
+    def must_hear(self, uep: Uep) -> None:
+        """It was told something. Kill it if it has not heard that after a while, because its files hang.
+
+        Whoever waits for a file system takes no tasks and sends no signs of life, so somebody asked for it again.
+        """
+
+        def look() -> None:
+            if uep.state == "running" and uep.channel.unheard() and waits_for_files(uep.pid or uep.child.pid):
+                self.kill(uep, stuck(f"has not listened for {_HEARS_WITHIN_S:g} s, and was stopped"))
+
+        self._loop.call_later(_HEARS_WITHIN_S, look)
+
+    def expect_end(self, uep: Uep) -> None:
+        """It has been killed, or its first process has ended: the others are to follow."""
+
+        def look() -> None:
+            if uep.state != "gone" and not uep.stuck:
+                uep.stuck, uep.state = True, "stopping"
+                self._on_stuck(uep)
+
+        self._loop.call_later(_GONE_WITHIN_S + (_SESSION_CLOSE_S if uep.box.has_session else 0.0), look)
 
     def no_limit(self, uep: Uep) -> None:
         """It may take its time from now on."""
@@ -53,6 +79,7 @@ class Endings:
             uep.killed_because = why
         if uep.state == "mapping":
             uep.box.kill_all(uep.child)
+            self.expect_end(uep)
         else:
             self._end(uep)
 
@@ -63,6 +90,7 @@ class Endings:
     def _end(self, uep: Uep) -> None:
         """Kill the user's processes; a session process gets a moment to close."""
         uep.box.kill()
+        self.expect_end(uep)
         if uep.box.has_session:
             self._loop.call_later(_SESSION_CLOSE_S, lambda: self._end_session(uep))
 

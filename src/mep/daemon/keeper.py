@@ -18,11 +18,12 @@ from mep.daemon.childchannel import ChildChannel
 from mep.daemon.endings import Endings
 from mep.daemon.hearing import Hearing, last_words
 from mep.daemon.loop import Loop
-from mep.daemon.outcomes import how_it_ended, mapping_late, start_late, stopping
+from mep.daemon.outcomes import how_it_ended, mapping_late, start_late, stopping, stuck
 from mep.daemon.settings import Endpoint
 from mep.daemon.ties import Ties
 from mep.daemon.ueps import Reaper, Uep
 from mep.daemon.wishes import Answer, Wish, Wishes
+from mep.host.waiting import waits_for_files
 from mep.priv.limits import Limits
 from mep.wire import privsep
 from mep.wire.control import UepStatus
@@ -42,7 +43,7 @@ class Keeper:
         self._loop, self._config, self._ties = loop, endpoint.config, ties
         self._ueps: dict[str, Uep] = {}
         self._reaper = Reaper(loop, on_exit=self._on_exit, on_gone=self._on_gone)
-        self._endings = Endings(loop, grace_s=endpoint.grace_s)
+        self._endings = Endings(loop, grace_s=endpoint.grace_s, on_stuck=self._on_stuck)
         self._hearing = Hearing(loop, self._handlers(), break_off=self._endings.kill)
         self._recent: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=1000))
         self.draining = False
@@ -86,6 +87,8 @@ class Keeper:
                 "This user endpoint belongs to somebody else.",
                 admin_text=f"{wish.claims.username} asked for {wish.claims.uep}, which is {present.username}'s.",
             )
+        if present.stuck:
+            raise stuck("has not ended")
         match present.wishes.answer(wish, seen=seen, leaving=present.leaving):
             case Answer.REFUSE:
                 raise self._outcomes.refused_before(wish.claims.jti)
@@ -103,6 +106,7 @@ class Keeper:
         uep.wishes.hand_over(wish)
         if uep.state != "mapping":
             uep.tell(Refresh(), wish.payload_fd)
+            self._endings.must_hear(uep)
         self._outcomes.runs_already(wish)
         self._loop.call_later(RESTART_WITHIN_S, lambda: uep.wishes.forget(wish))
 
@@ -165,7 +169,11 @@ class Keeper:
         uep.tell(Go())
         if uep.wishes.handed_over is not None:
             uep.tell(Refresh(), uep.wishes.handed_over.payload_fd)
-        self._endings.limit(uep, self._config.start_timeout_s, start_late)
+        self._endings.limit(
+            uep,
+            self._config.start_timeout_s,
+            lambda limit_s: start_late(limit_s, waits_for_files=waits_for_files(uep.pid or uep.child.pid)),
+        )
         uep.wishes.decide()
         self._outcomes.admitted(uep)
 
@@ -222,8 +230,7 @@ class Keeper:
         for uep in list(self._ueps.values()):
             uep.wishes.drop_later()
             self._endings.quit(uep)
-        if not self._ueps:
-            self._ties.empty()
+        self._maybe_empty()
 
     def stop_user(self, user: str) -> int:
         """Ask the user endpoints of one account to finish; return how many there are."""
@@ -235,6 +242,19 @@ class Keeper:
     def _on_exit(self, uep: Uep) -> None:
         self._hearing.stop(uep)
         self._endings.no_limit(uep)
+        self._endings.expect_end(uep)
+
+    def _on_stuck(self, uep: Uep) -> None:
+        """It was killed and does not go. Tell its end now, and let nobody wait for it: that may take days."""
+        log.error("%s: killed, and still there: a process waits for a file system", uep.describe())
+        if uep.killed_because is None:
+            uep.killed_because = stuck("has not ended")
+        self._tell_end(uep, uep.killed_because)
+        waiting = uep.wishes.take_next(by_itself=False)
+        if waiting is not None:
+            self._outcomes.refused(waiting.request_id, stuck("has not ended"), waiting.claims)
+            waiting.close()
+        self._maybe_empty()
 
     def _on_gone(self, uep: Uep) -> None:
         """Its last process is gone: say how it ended, free what it held, obey what came meanwhile."""
@@ -246,17 +266,26 @@ class Keeper:
             log.error("%s: something could not be killed", uep.describe())
         os.close(uep.child.pidfd)
         del self._ueps[uep.uep_id]
-        if uep.wishes.first is None:
-            self._outcomes.ended(uep, ended)
+        if uep.stuck:
+            log.warning("%s: is gone at last", uep.describe())
         else:
-            assert ended is not None
-            self._outcomes.refused(uep.request_id, ended, uep.wishes.first.claims)
+            self._tell_end(uep, ended)
         by_itself = uep.ended is not None and uep.ended.clean and uep.was_ready and not uep.quit_asked
         wish = uep.wishes.take_next(by_itself=by_itself)
         if wish is not None:
             log.info("%s: starts again for request %s", uep.describe(), wish.request_id)
             self.start(wish, seen=False)
-        if not self._ueps:
+        self._maybe_empty()
+
+    def _tell_end(self, uep: Uep, ended: MepError | None) -> None:
+        if uep.wishes.first is None:
+            self._outcomes.ended(uep, ended)
+        else:
+            assert ended is not None
+            self._outcomes.refused(uep.request_id, ended, uep.wishes.first.claims)
+
+    def _maybe_empty(self) -> None:
+        if all(uep.stuck for uep in self._ueps.values()):
             self._ties.empty()
 
     def _hear_last(self, uep: Uep, message: Any) -> None:

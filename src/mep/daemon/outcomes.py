@@ -225,10 +225,18 @@ def mapping_late(limit_s: float) -> MepError:
     )
 
 
-def start_late(limit_s: float) -> MepError:
+def start_late(limit_s: float, *, waits_for_files: bool = False) -> MepError:
     """A user endpoint was admitted, and did not become ready."""
+    what = f"Your user endpoint was not ready within {limit_s:g} s, and was stopped."
+    why = " It was waiting for a file system that does not answer (your home directory?)."
+    return HostError(Code.START_TIMEOUT, what + why * waits_for_files)
+
+
+def stuck(what: str) -> MepError:
+    """A process of the user's waits in the kernel, where nothing ends it. `what` it did not do."""
     return HostError(
-        Code.START_TIMEOUT, f"Your user endpoint was not ready within {limit_s:g} s, and was stopped."
+        Code.PROCESS_STUCK,
+        f"Your user endpoint {what}: a process of it waits for a file system that does not answer.",
     )
 
 

@@ -48,6 +48,7 @@ class Uep:
     ended: Ended | None = None
     was_ready: bool = False
     quit_asked: bool = False
+    stuck: bool = False  # killed, and still there: its end is told, and nobody waits for it any more
     killed_because: MepError | None = None  # why we killed it
     note: str = ""
     tasks_done: int = 0
@@ -77,7 +78,7 @@ class Uep:
             user=self.user,
             uid=self.uid,
             pid=self.pid or self.child.pid,
-            state={"mapping": "starting"}.get(self.state, self.state),
+            state="stuck" if self.stuck else {"mapping": "starting"}.get(self.state, self.state),
             since=self.since,
             identity=self.username or self.subject,
             note=" ".join(self.note.split("\n")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from msgspec import Struct
 
@@ -14,7 +16,7 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class UepStatus(Struct, frozen=True, kw_only=True):
-    """One user endpoint. `state`: starting | running | stopping. `since` in Unix seconds."""
+    """One user endpoint. `state`: starting | running | stopping | stuck. `since` in Unix seconds."""
 
     uep_id: str
     user: str
@@ -81,6 +83,9 @@ def encode(message: Request | Reply) -> bytes:
     """Return one line."""
     return msgspec.json.encode(message) + b"\n"
 
+
+#: What the decoders raise for what is no such message.
+INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 decode_request = msgspec.json.Decoder(Request).decode
 decode_reply = msgspec.json.Decoder(Reply).decode

@@ -1,0 +1,109 @@
+"""A home whose file system does not answer: its user is told in time, nobody else waits, root never goes there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import urllib3
+
+from mep.relay.brokeraddress import BrokerAddress
+from mep.sdk.errors import TaskExecutionFailed
+from support.hangingfs import Freezer, freezable_home, silent_home
+from support.relay import Relay
+from support.remote import WAIT_S, by_source, process_id, titled
+from support.rigs import MakeEndpoint, SdkEnv
+from support.wait import until
+
+pytestmark = pytest.mark.timeout(120)
+
+ALICE, BOB = "alice@example.org", "bob@example.org"
+HOME, UID = Path("/home/alice"), 20001
+START_S = 2
+STOP_S = 25  # what a stop may take; the file system stays away for longer
+
+
+def test_a_home_that_hangs_costs_its_user_the_start_and_nobody_else_anything(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    """Its process cannot even be killed. The daemon looks at the home neither before nor after."""
+    site = endpoint("nfs", config={"start_timeout_s": START_S})
+    with silent_home(HOME, UID) as home:
+        sdk_env(ALICE)
+        began = time.monotonic()
+        with by_source(site.id) as alices:
+            hanging = alices.submit(process_id)
+            until(lambda: home.asked, "it waits for the home")
+            sdk_env(BOB)
+            with by_source(site.id) as bobs:
+                bobs.submit(process_id).result(WAIT_S)
+            assert time.monotonic() - began < START_S + 3
+            with pytest.raises(TaskExecutionFailed) as caught:
+                hanging.result(WAIT_S)
+            assert str(caught.value).startswith("START_TIMEOUT")
+            assert "file system" in str(caught.value)
+            assert [uep["state"] for uep in site.user_endpoints() if uep["user"] == "alice"] == ["stuck"]
+            with pytest.raises(TaskExecutionFailed) as caught:
+                alices.submit(process_id).result(WAIT_S)
+            assert str(caught.value).startswith("PROCESS_STUCK")
+        began = time.monotonic()
+        site.mep("stop", "nfs")
+        assert time.monotonic() - began < STOP_S
+        assert set(home.asked) == {UID}, "nobody else looked, root least of all"
+    until(lambda: not titled("nfs"), "it ends when the file system answers")
+    assert "Traceback" not in site.log_text()
+
+
+@pytest.fixture
+def home(open_dir: Path) -> Iterator[Freezer]:
+    with freezable_home(HOME, open_dir / "home.img", UID) as made:
+        yield made
+
+
+def cut_off(broker: BrokerAddress, uep_id: str) -> None:
+    """Close a user endpoint's connections, as the broker does with one that has been silent for a minute."""
+    api = broker.management.reveal()
+    http = urllib3.PoolManager()
+    parts = urllib3.util.parse_url(api)
+    headers = urllib3.make_headers(basic_auth=parts.auth or "")
+    base = f"{parts.scheme}://{parts.host}:{parts.port}/api"
+
+    def closed() -> bool:
+        found = json.loads(http.request("GET", f"{base}/connections", headers=headers).data)
+        theirs = [one["name"] for one in found if one.get("user") == f"uep.{uep_id}"]
+        for name in theirs:
+            http.request("DELETE", f"{base}/connections/{quote(name, safe='')}", headers=headers)
+        return bool(theirs)
+
+    until(closed, "its connection is known to the broker's statistics")
+
+
+def test_a_home_that_hangs_later_is_named_when_somebody_asks_for_its_user_endpoint(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, relay: Relay, home: Freezer
+) -> None:
+    site = endpoint("frozen", config={"start_timeout_s": 10})
+    sdk_env(ALICE)
+    with by_source(site.id) as alices:
+        alices.submit(process_id).result(WAIT_S)
+        uep_id = site.user_endpoints()[0]["uep_id"]
+        home.freeze()
+        first = alices.submit(process_id)
+        until(lambda: first.task_id, "it is submitted")
+        assert relay.broker is not None
+        cut_off(relay.broker, uep_id)
+        second = alices.submit(process_id)
+        for future in (first, second):
+            with pytest.raises(TaskExecutionFailed) as caught:
+                future.result(60)
+            assert str(caught.value).startswith("PROCESS_STUCK")
+        sdk_env(BOB)
+        with by_source(site.id) as bobs:
+            bobs.submit(process_id).result(WAIT_S)
+        home.thaw()
+        until(lambda: [uep["user"] for uep in site.user_endpoints()] == ["bob"], "it is gone at last")
+        assert alices.submit(process_id).result(WAIT_S)
+    assert "Traceback" not in site.log_text()
