@@ -130,3 +130,9 @@ def _package_version(package: str) -> str:
     if shutil.which(query[0]) is None:
         return ""
     return subprocess.run(query, capture_output=True, text=True, check=False).stdout
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has used so far, to the scheduler's own precision."""
+    with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[0]) / 1e9

@@ -97,14 +97,23 @@ def sequential(rig: Rig, repeats: Repeats) -> dict[str, Values]:
 
 
 def throughput(rig: Rig, repeats: Repeats) -> dict[str, Values]:
-    """Many small tasks at once, thread engine with 4 workers."""
+    """Many small tasks at once, thread engine with 4 workers. `monitor_share`: of one core, for the audit log."""
     user, values = rig.fresh_users(1)[0], {}
     for side in rig.sides:
         side.ask("many", user, count=10)
+        monitor = min(side.daemon())
+        before = bench_probe.processor_s(monitor)
         answer = side.ask("many", user, count=repeats.tasks, within_s=300)
         assert answer["right"] == repeats.tasks, f"{side.name}: {answer}"
         rate = repeats.tasks / answer["seconds"]
-        values[side.name] = {"tasks_per_s": rate, "seconds": answer["seconds"], "submit_s": answer["submitted_s"]}
+        time.sleep(0.5)  # the last lines are on their way
+        share = (bench_probe.processor_s(monitor) - before) / answer["seconds"]
+        values[side.name] = {
+            "tasks_per_s": rate,
+            "seconds": answer["seconds"],
+            "submit_s": answer["submitted_s"],
+            "monitor_share": share,
+        }
     clear([user])
     return values
 

@@ -9,7 +9,8 @@ from typing import Any
 from mep.base.ids import new_id
 from mep.daemon.audit import AuditLog
 from mep.daemon.tasklog import TaskLog
-from mep.wire.taskevents import Place, TaskEvent, TaskEvents
+from mep.daemon.ueps import NOTES_PER_S
+from mep.wire.taskevents import MAX_EVENT_CHARS, MAX_EVENTS, Place, TaskEvent, TaskEvents
 
 
 def who(uid: int) -> dict[str, Any]:
@@ -46,6 +47,13 @@ def test_where_a_task_runs_is_told_as_far_as_it_is_known(tmp_path: Path) -> None
     assert there.items() >= told.items()
     assert lost["worker_host"] == "node2"
     assert ended.items() >= {**told, "outcome": "success"}.items()
+
+
+def test_all_steps_of_two_thousand_tasks_a_second_are_heard() -> None:
+    """Received, started, running, ended: so many messages the monitor must take from one user endpoint."""
+    assert NOTES_PER_S * MAX_EVENTS >= 4 * 2000
+    ids_of_an_event = 2 * 36
+    assert MAX_EVENT_CHARS // ids_of_an_event >= MAX_EVENTS
 
 
 def test_what_cannot_be_written_is_kept_and_written_later(tmp_path: Path) -> None:
