@@ -10,10 +10,12 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from mep.base.secrets import Secret
 from mep.broker import Delivery, State
 from support.virtualtime import Process, current, settle
 
 CORE, UEP, PERSON = (f"{n}0000000-0000-4000-8000-000000000000" for n in "123")
+SECRET = Secret("model")  # of the relay: the keys of all seals come from it
 
 
 class Broker:

@@ -19,10 +19,11 @@ from mep.daemon.tasklog import TaskLog
 from mep.daemon.ties import Ties
 from mep.daemon.wishes import Wish
 from mep.priv import clone
-from mep.wire import envelope
+from mep.relay.seals import Seals
+from mep.wire import envelope, sealed
 from mep.wire.privsep import Decision, UepEvent
 from mep.wire.signing import StartClaims
-from support.racebroker import CORE, UEP, ModelConsumer
+from support.racebroker import CORE, SECRET, UEP, ModelConsumer
 from support.raceuep import BEAT_S, Box, UepProcess
 from support.virtualtime import Process
 
@@ -81,7 +82,14 @@ class Daemon:
         )
         self.keeper = Keeper(self.loop, endpoint, ties)  # type: ignore[arg-type]
         self.keeper.draining = world.draining
-        self.process.call(self.start_gate)
+        self.process.run(world.loop, self._begin())
+
+    async def _begin(self) -> None:
+        """Introduce itself to the relay, then listen to the broker."""
+        while not (relay := self.world.relay).ready.is_set() or relay.process.dead:
+            await asyncio.sleep(0.05)
+        relay.process.call(relay.register)
+        self.start_gate()
 
     def start_gate(self) -> None:
         if self.over:
@@ -153,6 +161,8 @@ class Gate:
         self._daemon, self._world = daemon, daemon.world
         self.process = Process("gate")
         self._pending: dict[str, Any] = {}
+        seals = Seals(SECRET)
+        self._opener, self._sealer = seals.commands(CORE, 1), seals.notices(CORE, 1)
         self._consumer: ModelConsumer = self.process.call(
             lambda: ModelConsumer(self._world.broker, f"{CORE}.commands", self._on_delivery, 100)
         )
@@ -165,7 +175,8 @@ class Gate:
             await asyncio.sleep(BEAT_S)
 
     def _on_delivery(self, delivery: Any) -> None:
-        claims = msgspec.json.decode(delivery.body, type=StartClaims)
+        opened = sealed.decode_command(self._opener.open(delivery.body)[1])
+        claims = msgspec.json.decode(opened.body, type=StartClaims)
         self._pending[claims.jti] = delivery
         daemon = self._daemon
         daemon.process.call(lambda: self._world.loop.call_later(0.005, self._ask, claims))
@@ -197,7 +208,8 @@ class Gate:
     def send(self, report: envelope.StatusReport) -> None:
         """Now, or when the broker is back."""
         if self._world.broker.up.is_set():
-            message = {"sender": CORE, "body": envelope.encode(report), "headers": {}}
+            body = self._sealer.seal(envelope.encode(report))
+            message = {"sender": CORE, "body": body, "headers": {}}
             self._world.broker.put("heartbeats", message)
         else:
             self.process.call(lambda: self._world.loop.call_later(0.2, self.send, report))

@@ -7,22 +7,30 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mep.relay.amqp import Incoming, OutgoingTask
 from mep.relay.dispatch import Dispatch
 from mep.relay.endings import Endings, Expiry
 from mep.relay.fleet import Fleet
 from mep.relay.liveness import Liveness
+from mep.relay.opening import Opening
 from mep.relay.results import Results
+from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.starts import Starts
 from mep.relay.store import tasks
 from mep.relay.store.tasks import Group, StoredSubmit
-from mep.wire import envelope
-from support.racebroker import PERSON, UEP
+from mep.wire import sealed
+from mep.wire.rest import SubmitAnswer
+from support.racebroker import PERSON, SECRET, UEP
 from support.virtualtime import Process, settle
 
 if TYPE_CHECKING:
     from support.raceworld import World
+
+
+START_TIMEOUT_S = 20.0
 
 
 class InlineStore:
@@ -127,22 +135,26 @@ class RelayProcess:
         world = self.world
         store: Any = InlineStore(world.connection)
         broker: Any = RelaysBroker(world)
-        settings = Settings(data_dir=world.folder, start_timeout_s=20.0)
+        settings = Settings(data_dir=world.folder, start_timeout_s=START_TIMEOUT_S)
         credentials: Any = ModelCredentials(world)
+        seals = self.seals = Seals(SECRET)
         self.fleet = Fleet(store, settings)
+        opening = Opening(self.fleet, seals)
         self.results = Results(
             store,
             broker,
             on_report=lambda sender, report: self.liveness.on_report(sender, report),
             on_settled=self._on_settled,
             high_assurance=self.fleet.high_assurance,
+            seals=seals,
+            opening=opening,
         )
         self.endings = Endings(self.fleet, self.results, broker)
-        self.starts = Starts(self.fleet, self.endings, broker, credentials, None)  # type: ignore[arg-type]
-        self.liveness = Liveness(self.fleet, self.starts, self.endings, broker)
+        self.starts = Starts(self.fleet, self.endings, broker, credentials, None, seals)  # type: ignore[arg-type]
+        self.liveness = Liveness(self.fleet, self.starts, self.endings, broker, opening)
         self.expiry = Expiry(self.fleet, self.endings)
         self.dispatch = Dispatch(
-            store, broker, credentials, self.fleet, self.starts, self.liveness, self.expiry, settings
+            store, broker, credentials, self.fleet, self.starts, self.liveness, self.expiry, seals, settings
         )
         self._store = store
         await broker._there()
@@ -174,6 +186,12 @@ class RelayProcess:
             for message in batch:
                 broker.queues[queue].remove(message)
 
+    def register(self) -> None:
+        """As relay.registration: a new agent introduces itself."""
+        core = self.fleet.core(self.world.endpoint)
+        if core.online:
+            self.liveness.core_back(core)
+
     def kill(self) -> None:
         self.process.dead = True
         for queue in ("results", "heartbeats"):
@@ -186,10 +204,14 @@ class RelayProcess:
         world = self.world
         uep = self.fleet.uep(world.record, world.endpoint)
         group = Group(world.group, PERSON, has_queue=True, created=0.0)
-        message = OutgoingTask(
-            task_id, world.function, envelope.encode(envelope.Task(task_id=task_id, task_buffer=str(seconds)))
+        task = sealed.encode(sealed.SealedTask(task_id, world.function, str(seconds), {}, []))
+        body = self.seals.tasks(UEP, 1).seal(task)
+        message = OutgoingTask(task_id, world.function, body, sealed=True)
+        answer = SubmitAnswer(
+            tasks={world.function: [task_id]}, task_group_id=group.id, request_id="", endpoint_id=world.endpoint.id
         )
-        submit = StoredSubmit(key=task_id, body_sha256="", answer="{}", created=world.wall(), published=False)
+        text = msgspec.json.encode(answer).decode()
+        submit = StoredSubmit(key=task_id, body_sha256="", answer=text, created=world.wall(), published=False)
         row = {
             "id": task_id, "group_id": group.id, "uep_id": UEP, "function_id": world.function,
             "created": submit.created,
@@ -202,3 +224,4 @@ class RelayProcess:
                 )
             self.dispatch.accepted(uep, 0 if known else 1, task_id)
             await self.dispatch.publish(uep, group, [message])
+            self._store.write_later(lambda c: tasks.mark_published(c, task_id))

@@ -18,10 +18,11 @@ from mep.endpoint.journal import Journal
 from mep.engines.base import Call, Outcome
 from mep.priv.clone import Child, Ended
 from mep.priv.limits import Limits
+from mep.relay.seals import Seals
 from mep.wire import envelope
 from mep.wire.launch import Launch
 from mep.wire.privsep import Channel, Go, Mapped, MonitorToChild
-from support.racebroker import CORE, UEP
+from support.racebroker import CORE, SECRET, UEP
 from support.virtualtime import Process, settle
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ class UepProcess:
             endpoint_config={}, user_name="alice", uid=1001, gid=1001, home="/", heartbeat_period_s=BEAT_S,
             task_events=True,
         )  # fmt: skip
-        plan: Any = SimpleNamespace(config=self.world.uep_config, config_text="", creds=None)
+        plan: Any = SimpleNamespace(
+            config=self.world.uep_config, config_text="", creds=None, seal_key=Seals(SECRET).uep_key(UEP, 1)
+        )
         status = await service.UserEndpoint(launch, plan, Home(str(self.world.folder))).run()
         self.die(Ended(int(status), 0))
 

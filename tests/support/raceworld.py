@@ -10,6 +10,7 @@ endpoints for the next gate), the process table, the engine, and the client, whi
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -27,14 +28,16 @@ from sqlalchemy.pool import StaticPool
 from mep.base.ids import new_id
 from mep.config.user_endpoint import load_user_endpoint_config
 from mep.endpoint import reports, service
+from mep.endpoint.prepare import Renewed
 from mep.priv import clone
 from mep.relay import commands
+from mep.relay.seals import Seals
 from mep.relay.store import accounts, endpoints, schema, tasks, ueps
 from mep.relay.store.tasks import Group
 from mep.relay.store.ueps import UepRecord
 from mep.wire import envelope
 from mep.wire.signing import StartClaims
-from support.racebroker import CORE, PERSON, UEP, Broker, ModelLinks
+from support.racebroker import CORE, PERSON, SECRET, UEP, Broker, ModelLinks
 from support.racedaemon import GRACE_S, Daemon
 from support.racerelay import RelayProcess
 from support.raceuep import BEAT_S, ModelEngine, ModelJournal, UepProcess
@@ -67,7 +70,9 @@ class World:
         self.uep_config = load_user_endpoint_config(text, source="model")
         self.connection = _database()
         self.record = UepRecord(id=UEP, endpoint_id=CORE, identity_id=PERSON)
-        self.endpoint = endpoints.Endpoint(id=CORE, owner_id=PERSON, name="m", multi_user=True, period_s=BEAT_S)
+        self.endpoint = endpoints.Endpoint(
+            id=CORE, owner_id=PERSON, name="m", multi_user=True, period_s=BEAT_S, seals=1
+        )
         endpoints.save(self.connection, self.endpoint)
         ueps.add(self.connection, self.record)
         tasks.add_group(self.connection, Group(GROUP, PERSON, has_queue=True, created=0.0))
@@ -143,6 +148,12 @@ class World:
         self.note("kill -9 monitor")
         self.daemon.kill()
 
+    def kill_machine(self) -> None:
+        """All of the endpoint's side ends, and nobody says goodbye."""
+        self.note("power cut")
+        self.daemon.kill_gate()
+        self.daemon.kill()
+
     def stop(self) -> None:
         self.note("mep stop")
         self.daemon.stop()
@@ -175,18 +186,21 @@ class World:
 
     # ---- what must be ----
 
-    def settle(self) -> None:
-        """Everything is up, and nothing more happens, for long enough."""
+    def settle(self) -> float:
+        """Everything is up, and nothing more happens, until all tasks have ended. Return how long that took."""
         self.do(self.broker_up)
         if self.draining:
             self.do(self.drain)
-        self.advance(GRACE_S + 1.0)
-        self.do(self.start)
+        if self.daemon.keeper.stopping or self.daemon.over:
+            self.advance(0.0 if self.daemon.over else GRACE_S + 0.2)
+            self.do(self.start)
         self.note("settle")
-        for _ in range(200):
-            self.advance(5.0)
-            if self.quiet():
-                return
+        began = self.loop.now
+        while not self.quiet() and self.loop.now - began < 500.0:
+            self.advance(0.5)
+        took_s = self.loop.now - began
+        self.advance(2.0)  # nothing comes after the end
+        return took_s
 
     def quiet(self) -> bool:
         return self.accepted == set(self.asked) and not self.open_tasks()
@@ -203,9 +217,9 @@ class World:
             told[result.task_id].add(result.error_details.code if result.error_details else result.data)
         return told
 
-    def check(self) -> dict[str, str]:
+    def check(self, story: str = "") -> dict[str, str]:
         """Each task has one outcome, and was begun once at most. Returns the outcomes."""
-        story = "\n".join(self.log)
+        story = "\n".join([story, *self.log])
         assert self.quiet(), f"open: {self.open_tasks()}\n{story}"
         told = self.outcomes()
         assert set(told) == set(self.asked), f"never told: {set(self.asked) - set(told)}\n{story}"
@@ -224,17 +238,32 @@ class World:
             task.cancel()
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         if pending:
-            self.loop.run_until_complete(asyncio.wait(pending, timeout=1.0))
+            self.loop.run_until_complete(asyncio.wait(pending, timeout=10.0))
         self.loop.close()
         self.connection.close()
 
 
+_ENGINE = create_engine("sqlite://", poolclass=StaticPool, isolation_level="AUTOCOMMIT")  # compiles SQL once
+_EMPTY: list[bytes] = []  # a database with nothing but its tables: making them takes longer than most worlds
+
+
 def _database() -> Any:
-    engine = create_engine("sqlite://", poolclass=StaticPool, isolation_level="AUTOCOMMIT")
-    connection = engine.connect()
-    schema.metadata.create_all(connection)
-    accounts.ensure_identity(connection, "alice@example.org", identity_id=PERSON)
+    connection = _ENGINE.connect()
+    sqlite: Any = connection.connection.dbapi_connection
+    if not _EMPTY:
+        schema.metadata.create_all(connection)
+        accounts.ensure_identity(connection, "alice@example.org", identity_id=PERSON)
+        _EMPTY.append(sqlite.serialize())
+    sqlite.deserialize(_EMPTY[0])
     return connection
+
+
+class _Trouble(logging.Handler):
+    """What anybody logs as an error is none that these events explain."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        world: World = _WORLDS[-1]
+        world.trouble.append(self.format(record))
 
 
 @contextmanager
@@ -264,10 +293,14 @@ def model(monkeypatch: Any) -> Iterator[Callable[[Path], World]]:
     monkeypatch.setattr(service, "Journal", lambda path, **_: ModelJournal(path))
     monkeypatch.setattr(service, "build_engine", lambda _config, around: ModelEngine(here(), around))
     monkeypatch.setattr(service, "show_title", lambda *_: None)
-    monkeypatch.setattr(service, "read_refresh", lambda fd, _uep: os.close(fd))
     monkeypatch.setattr(reports, "process_facts", lambda *_, **__: {})
 
-    def command(record: UepRecord, *_: Any, request_id: str) -> tuple[bytes, str]:
+    def refresh(fd: int, _uep: str) -> Renewed:
+        os.close(fd)
+        creds: Any = None
+        return Renewed(creds, Seals(SECRET).uep_key(UEP, 1))
+
+    def command(record: UepRecord, *_: Any, request_id: str, **_more: Any) -> tuple[bytes, str]:
         now = here().wall()
         claims = StartClaims(
             aud=CORE, jti=request_id, iat=now, exp=now + 150, uep=record.id, sub=PERSON,
@@ -275,7 +308,13 @@ def model(monkeypatch: Any) -> Iterator[Callable[[Path], World]]:
         )  # fmt: skip
         return msgspec.json.encode(claims), ""
 
+    monkeypatch.setattr(service, "read_refresh", refresh)
     monkeypatch.setattr(commands, "start_command", command)
+    logger = logging.getLogger("mep")
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    monkeypatch.setattr(logger, "handlers", [_Trouble()])
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
 
     def make(folder: Path) -> World:
         world = World(folder)
