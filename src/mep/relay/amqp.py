@@ -128,6 +128,10 @@ class RelayBroker:
         unacknowledged stay."""
         return await self._queues.purge(topology.task_queue(uep_id), topology.TASKS)
 
+    async def purge_group(self, identity_id: str, group_id: str) -> int:
+        """Remove the results that wait for the SDKs of a task group; those that one holds unacknowledged stay."""
+        return await self._queues.purge(topology.group_queue(identity_id, group_id))
+
     async def queue_facts(self, uep_id: str) -> QueueFacts:
         """Return how many tasks wait in the user endpoint's queue, and how many consumers take them."""
         return await self._queues.facts(topology.task_queue(uep_id), topology.TASKS)

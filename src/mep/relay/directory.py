@@ -84,6 +84,7 @@ class Directory:
     def forget(self, some_id: str) -> None:
         """It was changed or deleted."""
         self._endpoints.pop(some_id, None)
+        self._groups.pop(some_id, None)
         self._functions.pop(some_id, None)
 
 

@@ -15,6 +15,7 @@ from mep.relay.credentials import Credentials
 from mep.relay.endings import Expiry
 from mep.relay.fleet import UP, Fleet, Uep
 from mep.relay.liveness import Liveness
+from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.starts import Starts
 from mep.relay.store import Store, tasks
@@ -36,9 +37,10 @@ class Dispatch:
         starts: Starts,
         liveness: Liveness,
         expiry: Expiry,
+        seals: Seals,
         settings: Settings,
     ) -> None:
-        self._store, self._broker, self._credentials = store, broker, credentials
+        self._store, self._broker, self._credentials, self._seals = store, broker, credentials, seals
         self._fleet, self._starts, self._liveness, self._expiry = fleet, starts, liveness, expiry
         self._patience_s = settings.publish_patience_s
 
@@ -91,11 +93,18 @@ class Dispatch:
             if message.kind == "task":
                 await self._broker.publish_tasks(message.target, [_unparked(message)])
             else:
-                identity_id, _, group_id = message.target.partition("/")
-                await self._broker.publish_results(identity_id, group_id, [message.body])
+                await self._forward(message)
             await self._store.write(lambda c, n=message.id: tasks.unpark(c, [n]))  # type: ignore[misc]
 
     # ---- inside ----
+
+    async def _forward(self, message: Parked) -> None:
+        identity_id, _, group_id = message.target.partition("/")
+        group = await self._store.read_much(lambda c: tasks.find_group(c, group_id))
+        body = message.body
+        if group is not None and group.seals:
+            body = self._seals.deliveries(identity_id, group_id).seal(body)
+        await self._broker.publish_results(identity_id, group_id, [body])
 
     async def _publish(self, uep: Uep, group: Group, messages: Sequence[OutgoingTask]) -> None:
         if group.has_queue:

@@ -24,7 +24,7 @@ from mep.relay.opening import Opening
 from mep.relay.seals import Seals
 from mep.relay.store import Store
 from mep.relay.store import tasks as stored_tasks
-from mep.relay.store.tasks import Arrived, Parked, Stored
+from mep.relay.store.tasks import Arrived, Group, Parked, Stored
 from mep.wire import envelope
 from mep.wire.envelope import ErrorDetails, Result, StatusReport
 from mep.wire.limits import MAX_RESULT_CHARS
@@ -90,6 +90,19 @@ class Results:
         verdicts = await self._store.write(lambda c: stored_tasks.store_results(c, arrived))
         self._account(arrived, verdicts)
         await self._forward(arrived, verdicts)
+
+    async def forward_again(self, group: Group) -> None:
+        """Replace what waits in the group's queue by all results it has had, in the form that it wants now."""
+        await self._broker.purge_group(group.identity_id, group.id)
+        members = await self._store.read_much(lambda c: stored_tasks.group_tasks(c, group.id))
+        for start in range(0, len(members), 200):
+            ids = [task_id for task_id, _ in members[start : start + 200]]
+            states = await self._store.read_much(lambda c: stored_tasks.states(c, ids))  # noqa: B023 - awaited here
+            done = [state for state in states.values() if state.body is not None]
+            arrived = [Arrived(task_id=state.id, sender="", body=b"") for state in done]
+            where = (group.id, group.identity_id, True)
+            verdicts = [Stored("again", state.uep_id, *where, state.body, group.seals) for state in done]
+            await self._forward(arrived, verdicts)
 
     async def settle(self, failures: Sequence[Result]) -> None:
         """End tasks by the relay's own word. Durable: what is not forwarded now is so after the next start."""

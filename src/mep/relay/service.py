@@ -64,9 +64,19 @@ class Working:
         self.liveness = Liveness(self.fleet, self.starts, self.endings, broker, self.opening)
         self.expiry = Expiry(self.fleet, self.endings)
         self.dispatch = Dispatch(
-            store, broker, self.credentials, self.fleet, self.starts, self.liveness, self.expiry, settings
+            store,
+            broker,
+            self.credentials,
+            self.fleet,
+            self.starts,
+            self.liveness,
+            self.expiry,
+            self.seals,
+            settings,
         )
-        self.submitter = Submitter(store, self.fleet, relay.directory, self.dispatch, self.seals, settings)
+        self.submitter = Submitter(
+            store, self.fleet, relay.directory, self.dispatch, self.results, self.seals, settings
+        )
         self.registration = Registration(
             store, relay.directory, self.credentials, self.fleet, self.liveness, keys, self.seals, settings
         )

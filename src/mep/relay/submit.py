@@ -25,6 +25,7 @@ from mep.relay.dispatch import Dispatch
 from mep.relay.errors import HttpError, function_not_found, malformed
 from mep.relay.fleet import Fleet, Uep
 from mep.relay.repeats import Attempt
+from mep.relay.results import Results
 from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.store import Store, tasks, ueps
@@ -88,21 +89,30 @@ class Submitter:
         fleet: Fleet,
         directory: Directory,
         dispatch: Dispatch,
+        results: Results,
         seals: Seals,
         settings: Settings,
     ) -> None:
         self._store, self._fleet, self._directory = store, fleet, directory
-        self._dispatch, self._seals, self._settings = dispatch, seals, settings
+        self._dispatch, self._results, self._seals, self._settings = dispatch, results, seals, settings
         self._known: dict[tuple[str, float, str, bytes, bytes], UepRecord] = {}
 
     async def submit(
-        self, identity: Identity, endpoint_id: str, body: SubmitBody, attempt: Attempt, request_id: str
+        self,
+        identity: Identity,
+        endpoint_id: str,
+        body: SubmitBody,
+        attempt: Attempt,
+        request_id: str,
+        *,
+        opens: bool = False,
     ) -> bytes:
-        """Accept the tasks in `body`; return the answer's JSON. Sets `attempt.stored`."""
+        """Accept the tasks in `body`; return the answer's JSON. Sets `attempt.stored`. `opens`: the caller opens
+        sealed results."""
         endpoint = await self._directory.usable(endpoint_id, identity)
         functions = await self._functions(endpoint, identity, body)
         record = self._uep_record(endpoint, identity, body)
-        group, group_changed = await self._group(identity, body)
+        group, group_changed = await self._group(identity, body, opens=opens)
         uep = self._fleet.uep(record, endpoint)
         ids = {function_id: [new_id() for _ in payloads] for function_id, payloads in body.tasks.items()}
         answer = _encode(
@@ -141,7 +151,8 @@ class Submitter:
         answer = msgspec.json.decode(stored.answer, type=SubmitAnswer)
         functions = await self._functions(endpoint, identity, body)
         record = self._uep_record(endpoint, identity, body)
-        group, _ = await self._group(identity, msgspec.structs.replace(body, task_group_id=answer.task_group_id))
+        told = msgspec.structs.replace(body, task_group_id=answer.task_group_id)
+        group, _ = await self._group(identity, told, opens=True)
         uep = self._fleet.uep(record, endpoint)
         async with self._dispatch.turn(uep):
             messages = self._messages(uep, answer.tasks, body, functions)
@@ -222,19 +233,30 @@ class Submitter:
             self._known[key] = known
         return known
 
-    async def _group(self, identity: Identity, body: SubmitBody) -> tuple[Group, bool]:
+    async def open_group(self, group: Group) -> None:
+        """Somebody who cannot open seals uses it: from now on its results are plain, also those that wait."""
+        plain = msgspec.structs.replace(group, seals=False)
+        await self._store.write(lambda c: tasks.add_group(c, plain))
+        self._directory.forget(group.id)
+        if group.has_queue:
+            await self._results.forward_again(plain)
+        log.info("task group %s: its results are not sealed from now on", group.id)
+
+    async def _group(self, identity: Identity, body: SubmitBody, *, opens: bool) -> tuple[Group, bool]:
         """Return the task group and whether it is new, or changed."""
-        group_id = body.task_group_id
-        if group_id is None:
-            return Group(new_id(), identity.id, body.create_queue, time.time()), True
-        group_id = checked_id(group_id)
+        if body.task_group_id is None:
+            return Group(new_id(), identity.id, body.create_queue, time.time(), opens), True
+        group_id = checked_id(body.task_group_id)
         found = await self._directory.group(group_id)
         if found is None:
-            return Group(group_id, identity.id, body.create_queue, time.time()), True
+            return Group(group_id, identity.id, body.create_queue, time.time(), opens), True
         if found.identity_id != identity.id:
             raise HttpError(403, "TASK_GROUP_ACCESS_FORBIDDEN", f"Task group {group_id} belongs to somebody else.")
+        if found.seals and not opens:
+            await self.open_group(found)
+            found = msgspec.structs.replace(found, seals=False)
         if body.create_queue and not found.has_queue:
-            return Group(found.id, found.identity_id, has_queue=True, created=found.created), True
+            return msgspec.structs.replace(found, has_queue=True), True
         return found, False
 
 

@@ -22,6 +22,9 @@ _AWAY_FIRST_S: Final = 2.0
 _AWAY_MOST_S: Final = 15.0
 _QUIET_FIRST_S: Final = 60.0
 _QUIET_MOST_S: Final = 600.0
+_HINT_FIRST_S: Final = 0.05
+_HINT_MOST_S: Final = 5.0
+_HINTS_MOST: Final = 10_000  # tasks; above it all are asked for
 _MISSING_MOST: Final = 3  # answers in a row that do not know a task: then it is gone
 
 
@@ -43,6 +46,9 @@ class Asking:
         self._last_news = self._loop.time()
         self._missing: dict[str, int] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._hinted: set[str] | None = set()  # None: any task may have its result
+        self._hint_s = _HINT_FIRST_S
+        self._hint_timer: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """Something changed: think again about when to ask."""
@@ -57,6 +63,34 @@ class Asking:
         task = self._loop.create_task(self._ask(list(task_ids) if task_ids else self._pending.task_ids()))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def hint(self, task_ids: Iterable[str] | None) -> None:
+        """Somebody says that these (None: some) have results. It may be anybody: soon the relay is asked; whoever
+        says so for nothing is heard less and less often."""
+        if task_ids is None or self._hinted is None or len(self._hinted) > _HINTS_MOST:
+            self._hinted = None
+        else:
+            self._hinted.update(task_ids)
+        if self._hint_timer is None:
+            self._hint_timer = self._loop.call_later(self._hint_s, self._follow_hints)
+
+    def _follow_hints(self) -> None:
+        self._hint_timer = None
+        waiting, hinted = self._pending.task_ids(), self._hinted
+        asked = waiting if hinted is None else [task for task in waiting if task in hinted]
+        self._hinted = set()
+        if self._pending.submitting:  # some may be of tasks whose ids we have not been told yet
+            self.hint(None if hinted is None else hinted.difference(asked))
+        if asked:
+            task = self._loop.create_task(self._ask_for_hints(asked))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _ask_for_hints(self, task_ids: list[str]) -> None:
+        before = len(self._pending.futures())
+        await self._ask(task_ids)
+        useful = len(self._pending.futures()) < before
+        self._hint_s = _HINT_FIRST_S if useful else min(2 * self._hint_s, _HINT_MOST_S)
 
     async def run(self) -> None:
         """Never returns; cancel it."""

@@ -17,6 +17,8 @@ import urllib3
 from mep import __version__
 from mep.base.codes import Code
 from mep.sdk.errors import ComputeAPIError
+from mep.wire.decoding import INVALID
+from mep.wire.rest import HEADER_SEALS
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ class RelayHttp:
         ComputeAPIError has the relay's code and text; `http_status` 0 and RELAY_UNREACHABLE if it is away.
         """
         url = self.base_url + path + (f"?{urlencode(query)}" if query else "")
-        sent = {"Accept": "application/json", "User-Agent": f"mep/{__version__}", **(headers or {})}
+        sent = {"Accept": "application/json", "User-Agent": f"mep/{__version__}", HEADER_SEALS: "1"}
+        sent |= headers or {}
         content: bytes | None = None
         if form is not None:
             content = urlencode(form).encode()
@@ -146,7 +149,7 @@ def error_of(status: int, data: bytes, what: str) -> ComputeAPIError:
     """Return the exception for an error answer (protocol: errors): code and text where the body has them."""
     try:
         body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except INVALID:
         body = None
     if not isinstance(body, dict):
         return ComputeAPIError(status, "", f"{what}: the relay answered with status {status}.")
@@ -170,7 +173,8 @@ def _as_text(detail: object) -> str:
     found = []
     for item in detail:
         if isinstance(item, dict):
-            where = ".".join(str(part) for part in item.get("loc", ()))
+            places = item.get("loc")
+            where = ".".join(map(str, places)) if isinstance(places, list) else ""
             found.append(f"{where}: {item.get('msg', item)}")
         else:
             found.append(str(item))
@@ -182,7 +186,7 @@ def _decoded(answer: Any) -> Any:
         return None
     try:
         return msgspec.json.decode(answer.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except INVALID:
         text = f"The relay's answer (status {answer.status}) is not JSON. Is this address a relay's?"
         raise ComputeAPIError(answer.status, Code.RELAY_REFUSED, text) from None
 

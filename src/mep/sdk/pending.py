@@ -37,6 +37,11 @@ class Pending:
                 if not self._expecting:
                     self._early.clear()
 
+    @property
+    def submitting(self) -> bool:
+        """Tell whether a submit is under way."""
+        return self._expecting > 0
+
     def add(self, tasks: Mapping[str, ComputeFuture]) -> list[tuple[Result, str]]:
         """Wait for these; returns the results (and their completion times) that are here already."""
         with self._lock:

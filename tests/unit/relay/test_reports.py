@@ -12,8 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mep.base.ids import new_id
+from mep.base.secrets import Secret
 from mep.relay.fleet import STOPPED, UP, Fleet, Uep
 from mep.relay.liveness import Liveness
+from mep.relay.opening import Opening
+from mep.relay.seals import Seals
 from mep.relay.settings import Settings
 from mep.relay.store import Store
 from mep.relay.store.endpoints import Endpoint
@@ -52,7 +55,8 @@ class Scene:
     def __init__(self, store: Store, tmp_path: Path) -> None:
         self.fleet = Fleet(store, Settings(data_dir=tmp_path))
         self.starts = cast(Any, Silent())
-        self.liveness = Liveness(self.fleet, self.starts, self.starts, self.starts)
+        opening = Opening(self.fleet, Seals(Secret("relay")))
+        self.liveness = Liveness(self.fleet, self.starts, self.starts, self.starts, opening)
         self.endpoint = Endpoint(id=new_id(), owner_id=new_id(), name="e")
         self.uep = self.fleet.uep(
             UepRecord(id=new_id(), endpoint_id=self.endpoint.id, identity_id=new_id()), self.endpoint

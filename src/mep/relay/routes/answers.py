@@ -74,8 +74,11 @@ class QueueDocument(Closed):
 
 
 class Announcement(Closed):
+    """`seal_key`: for an endpoint that said, by the header `mep-seals`, that it can use one."""
+
     version: str
     keys: list[PublicKey]
+    seal_key: str | UnsetType = UNSET
 
 
 class Registered(Closed):
@@ -222,8 +225,11 @@ class GroupDocument(Closed):
 
 
 class ResultUrl(Closed):
+    """`seal_key`: for an SDK that said, by the header `mep-seals`, that it can use one."""
+
     queue_prefix: str
     connection_url: str
+    seal_key: str | UnsetType = UNSET
 
 
 class Tokens(Struct):

@@ -15,7 +15,7 @@ from mep.relay.errors import HttpError, from_mep_error
 from mep.relay.repeats import Attempt
 from mep.relay.repeats import Request as Asked
 from mep.relay.routes import answers
-from mep.relay.routes.common import answer, body_as, caller, relay_of
+from mep.relay.routes.common import answer, body_as, caller, can_seal, relay_of
 from mep.relay.routes.documented import says
 from mep.relay.store.accounts import Identity
 from mep.relay.store.tasks import StoredSubmit
@@ -39,7 +39,7 @@ async def _submit(request: Request, identity: Identity, endpoint_id: str, conten
     request_id = request.scope["state"]["request_id"]
 
     async def make(attempt: Attempt) -> bytes:
-        return await submitter.submit(identity, endpoint_id, body, attempt, request_id)
+        return await submitter.submit(identity, endpoint_id, body, attempt, request_id, opens=can_seal(request))
 
     async def again(stored: StoredSubmit) -> None:
         await submitter.publish_again(identity, endpoint_id, body, stored)

@@ -9,7 +9,7 @@ from mep.relay.clocks import iso
 from mep.relay.directory import checked_id
 from mep.relay.errors import HttpError, malformed, task_not_found
 from mep.relay.routes import answers
-from mep.relay.routes.common import answer, body_as, caller, relay_of
+from mep.relay.routes.common import answer, body_as, caller, can_seal, relay_of
 from mep.relay.routes.documented import says
 from mep.relay.store import tasks
 from mep.relay.store.accounts import Identity
@@ -69,6 +69,8 @@ async def group(request: Request, group_id: str) -> Response:
     found = await relay.directory.group(group_id)
     _check_group(found, identity, group_id)
     assert found is not None
+    if found.seals and not can_seal(request):  # a stock client, which reads the group's queue next
+        await relay.working.submitter.open_group(found)
     members = await relay.store.read_much(lambda c: tasks.group_tasks(c, group_id))
     return answer(
         {
@@ -83,8 +85,10 @@ async def group(request: Request, group_id: str) -> Response:
 async def result_url(request: Request) -> Response:
     """Where the caller's results arrive, and what the queues' names begin with."""
     identity = await caller(request)
-    prefix, url = await relay_of(request).working.credentials.of_sdk(identity.id)
-    return answer({"queue_prefix": prefix, "connection_url": url})
+    working = relay_of(request).working
+    prefix, url = await working.credentials.of_sdk(identity.id)
+    key = {"seal_key": working.seals.sdk_key(identity.id)} if can_seal(request) else {}
+    return answer({"queue_prefix": prefix, "connection_url": url, **key})
 
 
 def _check_group(found: tasks.Group | None, identity: Identity, group_id: str) -> None:

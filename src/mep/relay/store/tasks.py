@@ -45,6 +45,7 @@ class TaskState(NamedTuple):
     created: float
     done: float | None
     body: bytes | None
+    uep_id: str = ""
 
 
 class Arrived(Struct, frozen=True, kw_only=True):
@@ -128,6 +129,7 @@ _states = (
         tasks.c.created,
         tasks.c.done,
         results.c.body,
+        tasks.c.uep_id,
     )
     .join(task_groups, task_groups.c.id == tasks.c.group_id)
     .outerjoin(ueps, ueps.c.id == tasks.c.uep_id)
