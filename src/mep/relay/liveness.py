@@ -158,6 +158,11 @@ class Liveness:
                 self._starts.hold(uep)
         self._fleet.count()
 
+    async def rekey(self, core: Core) -> None:
+        """It seals with other keys than before, or has begun or ceased to seal."""
+        log.warning("endpoint %s was registered with other keys: what is on its way ends", core.id)
+        await asyncio.gather(*(self._starts.rekey(uep) for uep in list(core.ueps.values())))
+
     async def remove(self, endpoint_id: str) -> None:
         """The endpoint is deleted: whatever waits for it ends."""
         core = self._fleet.cores.get(endpoint_id)

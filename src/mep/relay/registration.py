@@ -100,6 +100,8 @@ class Registration:
         self._directory.forget(wanted_id)
         queues = await self._credentials.of_endpoint(endpoint)
         core = self._fleet.core(endpoint)
+        if before is not None and before.seals != endpoint.seals:
+            await self._liveness.rekey(core)
         announcement = RelayAnnouncement(version=mep.__version__, keys=self._keys.announced)
         if endpoint.seals:
             key = self._seals.endpoint_key(endpoint.id, endpoint.seals)

@@ -86,6 +86,16 @@ class Starts:
         uep.record = _with_generation(uep.record, generation)
         await self._credentials.revoke(f"uep.{uep.id}")
 
+    async def rekey(self, uep: Uep) -> None:
+        """Its endpoint has other keys now, or none: another program, or one that was locked out. What was sealed
+        before opens for nobody any more, so its tasks end here, and one that still runs has to go."""
+        text = "The endpoint was registered anew in another form while this task was with it."
+        await self._endings.fail(uep, Code.TASK_LOST, text, purge=True)
+        if uep.state in (UP, STARTING):
+            await self.evict(uep)
+            disarm(uep)
+            self._fleet.set_state(uep, STOPPED)
+
     async def retire(self, uep: Uep) -> None:
         """Remove what the broker has of a user endpoint whose endpoint is gone."""
         disarm(uep)
