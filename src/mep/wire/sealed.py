@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from mep.base.codes import Code
 from mep.base.errors import InputError
+from mep.wire.decoding import INVALID
 
 
 class SealedTask(Struct, frozen=True, array_like=True):
@@ -40,7 +41,7 @@ def decode_task(content: bytes) -> SealedTask:
     """InputError(TASK_MALFORMED) names what was wrong."""
     try:
         return _task(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except INVALID as error:
         raise InputError(Code.TASK_MALFORMED, f"Not a valid task: {error}.") from None
 
 
@@ -48,5 +49,5 @@ def decode_command(content: bytes) -> SealedCommand:
     """InputError(COMMAND_MALFORMED) names what was wrong."""
     try:
         return _command(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except INVALID as error:
         raise InputError(Code.COMMAND_MALFORMED, f"Not a valid command: {error}.") from None
