@@ -13,7 +13,7 @@ from mep.base.errors import InputError
 from mep.base.secrets import Secret
 from mep.cli.output import json_option, print_json
 from mep.sdk.client import Client
-from mep.sdk.credentials import checked_url, find_relay
+from mep.sdk.credentials import checked_url, find_relay, somebody_there
 from mep.sdk.login_file import Login, login_path, read_login, remove_login, write_login
 
 _VARIABLES = ("MEP_TOKEN", "MEP_CLIENT_SECRET", "GLOBUS_COMPUTE_CLIENT_SECRET")
@@ -25,7 +25,7 @@ _RETRY_S = 3.0  # somebody is watching: say soon that the relay is away
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
 def login(relay_url: str | None, *, token_stdin: bool) -> None:
     """Log in to a relay with a token, which its operator gave you (`mep relay token`)."""
-    url = _relay(relay_url, ask=not token_stdin and sys.stdin.isatty())
+    url = _relay(relay_url, ask=not token_stdin and somebody_there())
     _warn_plain(url)
     token = _token(url, from_stdin=token_stdin)
     me = Client(relay_url=url, token=token.reveal(), retry_s=_RETRY_S).whoami()
@@ -73,18 +73,29 @@ def _relay(given: str | None, *, ask: bool) -> str:
 
 def _token(url: str, *, from_stdin: bool) -> Secret:
     if from_stdin:
-        text = sys.stdin.readline().strip()
-    elif sys.stdin.isatty():
+        text = _line_of_stdin().strip()
+    elif somebody_there():
         text = click.prompt(f"Token for {url}", hide_input=True).strip()
     else:
         raise InputError(
             Code.USAGE,
             "Standard input is no terminal, so nobody can be asked for a token.",
-            step="Use --token-stdin.",
+            step="Use --token-stdin, or set MEP_TOKEN.",
+        )
+    if from_stdin and not text:
+        raise InputError(
+            Code.USAGE, "There is no token on standard input.", step="For example: mep login --token-stdin < FILE."
         )
     if not text or any(c.isspace() or not c.isprintable() for c in text):
         raise InputError(Code.USAGE, "That is no token: a token is one word.", step="")
     return Secret(text)
+
+
+def _line_of_stdin() -> str:
+    try:
+        return sys.stdin.readline() if sys.stdin is not None else ""
+    except (OSError, ValueError):  # closed, or not text
+        return ""
 
 
 def _warn_plain(url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 import threading
 import time
 from typing import Final
@@ -13,7 +14,7 @@ from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.base.secrets import Secret
 from mep.sdk.http import Authorizer, RelayHttp
-from mep.sdk.login_file import read_login
+from mep.sdk.login_file import Login, read_login
 
 #: The scope that stock services want in a token; ours accepts it.
 COMPUTE_SCOPE: Final = "https://auth.globus.org/scopes/facd7ccc-c5f4-42aa-916b-a0e270e2c2a9/all"
@@ -38,6 +39,23 @@ class TokenAuthorizer:
 
     def handle_missing_authorization(self) -> bool:
         return False
+
+
+class LoginAuthorizer:
+    """The stored login's token. Once it is refused the file is read again: there may be a newer one by now."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+
+    def get_authorization_header(self) -> str:
+        return f"Bearer {self._login.token.reveal()}"
+
+    def handle_missing_authorization(self) -> bool:
+        newer = read_login()
+        if newer is None or newer.relay != self._login.relay or newer.token == self._login.token:
+            return False
+        self._login = newer
+        return True
 
 
 class ClientCredentialsAuthorizer:
@@ -123,7 +141,7 @@ def find_authorizer(relay: str) -> Authorizer:
             return ClientCredentialsAuthorizer(client_id, Secret(secret), _auth_url(relay))
     login = read_login()
     if login is not None and login.relay.rstrip("/") == relay:
-        return TokenAuthorizer(login.token)
+        return LoginAuthorizer(login)
     where = f" You are logged in to {login.relay}." if login is not None else ""
     raise InputError(Code.NOT_LOGGED_IN, f"There are no credentials for {relay}.{where}")
 
@@ -135,6 +153,14 @@ def _auth_url(relay: str) -> str:
 
 def _is_hosted(relay: str) -> bool:
     return (urlsplit(relay).hostname or "").endswith(".globus.org")
+
+
+def somebody_there() -> bool:
+    """Tell whether a person can be asked: standard input may be closed, or no terminal."""
+    try:
+        return sys.stdin is not None and sys.stdin.isatty()
+    except ValueError:
+        return False
 
 
 def _globus_authorizer(client_id: str, secret: Secret) -> Authorizer:
@@ -149,5 +175,11 @@ def _globus_authorizer(client_id: str, secret: Secret) -> Authorizer:
         )
     else:
         app = globus_sdk.UserApp("mep", client_id=client_id, scope_requirements=scopes)
+        if not somebody_there() and app.login_required():
+            raise InputError(
+                Code.NOT_LOGGED_IN,
+                "Globus Auth wants to know who you are, and standard input is no terminal.",
+                step="Run this once in a terminal; or set MEP_CLIENT_ID and MEP_CLIENT_SECRET.",
+            )
     found: Authorizer = app.get_authorizer(RESOURCE_SERVER)
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,34 +41,54 @@ def read_login(path: Path | None = None) -> Login | None:
     try:
         data = json.loads(content)
         return Login(str(data["relay"]), Secret(str(data["token"])), str(data.get("username", "")))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _broken(path, "is not what `mep login` writes") from None
 
 
 def write_login(login: Login, path: Path | None = None) -> Path:
-    """Store the login, replacing the file in one step; mode 0600 from its first moment."""
+    """Store the login, replacing the file in one step; mode 0600 from its first moment.
+
+    No lock is needed: nobody changes a part of it, so of several writers one wins, and a reader finds one whole
+    login. HostError(HOME_NOT_WRITABLE): the old one is still there.
+    """
     path = path or login_path()
-    new = path.with_name(f"{path.name}.{os.getpid()}")
     text = json.dumps({"relay": login.relay, "token": login.token.reveal(), "username": login.username}) + "\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(new, path)
+        # a random name: other hosts on the same home have processes with our id
+        fd, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(fd)  # a full or remote disk may say so only now
+            os.replace(new, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(new)
+            raise
     except OSError as error:
-        new.unlink(missing_ok=True)
-        raise HostError(Code.HOME_NOT_WRITABLE, f"{path} cannot be written ({error.strerror}).") from None
+        raise _unwritable(path, error) from None
     return path
 
 
 def remove_login(path: Path | None = None) -> bool:
     """Forget the stored login; tell whether there was one."""
+    path = path or login_path()
     try:
-        (path or login_path()).unlink()
+        path.unlink()
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise _unwritable(path, error) from None
     return True
+
+
+def _unwritable(path: Path, error: OSError) -> HostError:
+    step = (
+        "Free some space, or set XDG_CONFIG_HOME to a folder of yours; MEP_RELAY_URL and MEP_TOKEN need no file."
+    )
+    return HostError(Code.HOME_NOT_WRITABLE, f"{path} cannot be written ({error.strerror}).", step=step)
 
 
 def _broken(path: Path, what: str) -> HostError:
