@@ -18,15 +18,18 @@ from typing import Any
 
 import dill
 import pika
+from msgspec import UNSET
 
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
 from mep.serialize.facade import Serializer
-from mep.wire import command, envelope
+from mep.wire import command, envelope, seal, sealed
 from mep.wire.command import AmqpCreds, QueueInfo, StartArguments, StartCommand
 from mep.wire.launch import Launch
 from mep.wire.packing import pack
 from mep.wire.privsep import Channel, ChildToMonitor, Failed, MonitorToChild, Note, Ready, channel_pair
+from mep.wire.seal import Sealer, SealError
+from mep.wire.sealed import SealedTask
 from mep.wire.signing import body_digest
 from mep.wire.taskevents import TaskEvent, TaskEvents
 
@@ -51,10 +54,13 @@ def value_of(result: envelope.Result) -> Any:
 
 @dataclass
 class Site:
-    """One user endpoint's queues on a broker, and the far side's connection to them."""
+    """One user endpoint's queues on a broker, and the far side's connection to them. `seal_key`: the far side is a
+    relay that seals."""
 
     url: str
     uep_id: str = field(default_factory=new_id)
+    seal_key: Secret | None = None
+    _sealers: dict[tuple[str, str], Sealer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.connection = pika.BlockingConnection(pika.URLParameters(self.url))
@@ -73,6 +79,7 @@ class Site:
         self.reports: list[envelope.StatusReport] = []
         self._consuming = False
         self.endpoint_url = self.url  # where the user endpoint connects
+        self.refused: list[bytes] = []  # what came and was not sealed as it should be
 
     def creds(self) -> AmqpCreds:
         """Return what a relay would put into the start command."""
@@ -107,9 +114,23 @@ class Site:
         task_id = task_id or new_id()
         usual: dict[str, Any] = {envelope.HEADER_TASK: task_id, envelope.HEADER_FUNCTION: new_id()}
         given = {name: value for name, value in {**usual, **(headers or {})}.items() if value is not None}
-        body = envelope.encode(envelope.Task(task_id=task_id, task_buffer=buffer))
-        self.publish(body, given)
+        if self.seal_key is not None:
+            self.publish(self.sealed_task(task_id, buffer), {})
+        else:
+            self.publish(envelope.encode(envelope.Task(task_id=task_id, task_buffer=buffer)), given)
         return task_id
+
+    def sealer(self, purpose: str, *, channel: str = "") -> Sealer:
+        """Return what the relay seals and opens with."""
+        assert self.seal_key is not None
+        key = (purpose, channel or self.uep_id)
+        if key not in self._sealers:
+            self._sealers[key] = Sealer(self.seal_key, *key)
+        return self._sealers[key]
+
+    def sealed_task(self, task_id: str, buffer: str) -> bytes:
+        """Return a task as the relay would send it."""
+        return self.sealer(seal.TASK).seal(sealed.encode(SealedTask(task_id, new_id(), buffer, {}, [])))
 
     def publish(self, body: bytes, headers: dict[str, Any]) -> None:
         """Publish any body to the task queue."""
@@ -147,6 +168,14 @@ class Site:
         self.connection.close()
 
     def _take(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        if self.seal_key is not None:
+            purpose = seal.RESULT if method.exchange == "results" else seal.REPORT
+            try:
+                _, body = self.sealer(purpose).open(body)
+            except SealError:
+                self.refused.append(body)
+                channel.basic_ack(method.delivery_tag)
+                return
         message = envelope.decode(body)
         if isinstance(message, envelope.Result):
             self.results.setdefault(message.task_id, []).append(message)
@@ -156,21 +185,27 @@ class Site:
 
 
 @contextmanager
-def site(url: str) -> Iterator[Site]:
+def site(url: str, *, seal_key: Secret | None = None) -> Iterator[Site]:
     """Lay out a user endpoint's queues."""
-    made = Site(url)
+    made = Site(url, seal_key=seal_key)
     try:
         yield made
     finally:
         made.close()
 
 
-def payload_fd(creds: AmqpCreds, options: dict[str, Any]) -> tuple[int, str]:
+def payload_fd(creds: AmqpCreds, options: dict[str, Any], seal_key: Secret | None = None) -> tuple[int, str]:
     """Return a memfd with a start command, and its digest."""
     body = command.encode(
         StartCommand(
             command=command.START,
-            kwargs=StartArguments(name="uep", amqp_creds=creds, user_opts=options, user_runtime={}),
+            kwargs=StartArguments(
+                name="uep",
+                amqp_creds=creds,
+                user_opts=options,
+                user_runtime={},
+                seal_key=UNSET if seal_key is None else seal_key,
+            ),
             globus_effective_identity=new_id(),
             globus_username="alice@example.org",
             globus_identity_set=[],
@@ -272,7 +307,7 @@ def user_endpoint(
     from mep.endpoint import boot
 
     ours, theirs = channel_pair()
-    fd, digest = payload_fd(place.creds(), options or {})
+    fd, digest = payload_fd(place.creds(), options or {}, place.seal_key)
     given: dict[str, Any] = {
         "endpoint_id": new_id(),
         "endpoint_name": "test",

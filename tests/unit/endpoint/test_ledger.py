@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
-from mep.endpoint.journal import Journal
+from mep.endpoint.journal import Accepted, Journal, _frame
 from mep.endpoint.ledger import Ledger, Stage
 from mep.engines.base import Call, Outcome
+from mep.wire.seal import Stamp
 
 
 def call(task_id: str) -> Call:
@@ -141,3 +143,57 @@ async def test_the_backlog_is_what_calls_and_results_take(book: Book) -> None:
     assert book.ledger.backlog_chars == 10
     book.ledger.forget("a")
     assert book.ledger.backlog_chars == 0
+
+
+# ---- sealed messages ----
+
+
+def stamp(number: int) -> Stamp:
+    return Stamp(b"s" * 16, number, 0.0)
+
+
+async def test_a_sealed_message_is_known_to_every_later_life_also_after_compactions(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mep.endpoint.journal._COMPACT_ABOVE_BYTES", 0)
+    monkeypatch.setattr("mep.endpoint.ledger._REMEMBERED_IDS", 0)
+    for number in range(1, 50):
+        book.ledger.accept([call(f"t{number}")], {f"t{number}": stamp(number)})
+        book.ledger.finished(Outcome(f"t{number}", b"r"))
+        book.ledger.forget(f"t{number}")
+    book.ledger.saw(stamp(60))
+    for _ in range(2):
+        await asyncio.sleep(0.01)
+        book.journal.sync()
+        await book.again()
+        assert book.ledger.stage("t1") is None, "the ids are forgotten"
+        assert all(book.ledger.replayed(stamp(number)) for number in (1, 25, 49, 60))
+        assert not any(book.ledger.replayed(stamp(number)) for number in (50, 59, 61))
+    assert book.path.stat().st_size < 500
+
+
+async def test_a_sealed_message_that_the_journal_did_not_take_is_taken_when_it_comes_again(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = book.journal.write
+
+    def full(*_: object) -> None:
+        raise HostError(Code.JOURNAL_FULL, "full")
+
+    monkeypatch.setattr(book.journal, "write", full)
+    with pytest.raises(HostError):
+        book.ledger.accept([call("a")], {"a": stamp(1)})
+    monkeypatch.setattr(book.journal, "write", write)
+    assert not book.ledger.replayed(stamp(1))
+    book.ledger.accept([call("a")], {"a": stamp(1)})
+    assert book.ledger.replayed(stamp(1))
+
+
+def test_a_journal_of_before_the_seals_is_read(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "journal"), wait_for_lock_s=0)
+    list(journal.recover())
+    record = msgspec.msgpack.encode([1, "a", "f", "buffer", {}, []])
+    journal._put(_frame(record))
+    journal.close()
+    (found,) = Journal(str(tmp_path / "journal"), wait_for_lock_s=0).recover()
+    assert found == Accepted("a", "f", "buffer", {}, [])
