@@ -16,6 +16,7 @@ from pathlib import Path
 
 from support import guards
 from support.program import SYSTEM_PATH
+from support.remote import titled
 from support.wait import until
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -146,6 +147,21 @@ class Container:
             except (OSError, IndexError):
                 continue
         return found
+
+    def processes_like(self, command: str) -> list[int]:
+        """Return the living processes inside whose command line is `command`."""
+        return [pid for pid in titled(command) if self.has(pid)]
+
+    def login(self, user: str) -> str:
+        """Open a session as somebody who logs in; return what ends it."""
+        unit = f"login-of-{user}"
+        self.run("systemd-run", "-q", "--unit", unit, "-p", f"User={user}", "-p", "PAMName=login", "sleep", "999")
+        until(lambda: self.processes_like("sleep 999"), "the session is there")
+        return unit
+
+    def logout(self, login: str) -> None:
+        """End it."""
+        self.run("systemctl", "stop", login)
 
     def has(self, pid: int) -> bool:
         """Tell whether a process, as numbered here, is inside."""

@@ -145,7 +145,7 @@ def test_detached_start_returns_when_up_and_says_why_not(endpoint: MakeEndpoint)
 @pytest.mark.parametrize(
     ("change", "code", "status"),
     [
-        ({"MEP_CLIENT_SECRET": "wrong"}, "AUTH_REQUIRED", Exit.FAILED),
+        ({"MEP_CLIENT_SECRET": "wrong"}, "AUTH_REQUIRED", Exit.NO_PERMISSION),
         ({"MEP_RELAY_URL": "http://127.0.0.1:9"}, "not up after 3 s", Exit.TRY_AGAIN),
     ],
 )

@@ -12,12 +12,12 @@ import pytest
 from mep.base.exits import Exit
 from support.nspawn import Container
 from support.relay import Relay, free_port
-from support.remote import WAIT_S, by_source, escape, kill_9, process_id
+from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
 from support.rigs import SdkEnv
-from support.unitsite import UnitSite, systemd_machine
+from support.unitsite import ALICE, SESSIONS, UnitSite, systemd_machine
 from support.wait import until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(40)
 GONE_S = 2.0
 
 
@@ -29,11 +29,11 @@ def machine(mep: str) -> Iterator[Container]:
 
 
 def use(site: UnitSite) -> dict[int, str]:
-    """Let alice run functions that leave detached processes; return all of hers."""
+    """Let alice run functions that leave detached processes; return all of hers in the unit."""
     with by_source(site.id) as executor:
         executor.submit(process_id).result(WAIT_S)
         executor.submit(escape).result(WAIT_S)
-    found = site.processes()
+    found = {pid: group for pid, group in site.processes().items() if group.startswith(f"{site.cgroup()}/")}
     assert len(found) == 4
     return found
 
@@ -135,7 +135,7 @@ def test_a_killed_monitor_leaves_nothing_and_comes_back(machine: Container, rela
 
 def test_what_ignores_the_stop_is_killed_by_the_system(machine: Container, relay: Relay, sdk_env: SdkEnv) -> None:
     site = UnitSite(machine, relay, "stuck")
-    site.drop_in("[Service]\nTimeoutStopSec=1s\nExecStop=\n")
+    site.drop_in("[Service]\nTimeoutStopSec=1s\n")
     site.systemctl("start")
     sdk_env("alice@example.org")
     use(site)
@@ -166,3 +166,129 @@ def test_it_says_what_keeps_and_limits_users(machine: Container, relay: Relay) -
     told = machine.run("systemd-run", "-q", "--pipe", "--wait", "/usr/local/bin/mep", "check", site.name)
     assert "rlimits" in told
     site.systemctl("stop")
+
+
+# ---- PAM stacks that contain pam_systemd ----
+
+
+def see_session() -> dict[str, Any]:
+    """Runs in the user endpoint."""
+    import os
+
+    folder = os.environ["XDG_RUNTIME_DIR"]
+    with open(f"{folder}/by-the-function", "w") as file:
+        file.write("here")
+    return {"folder": folder, "id": os.environ["XDG_SESSION_ID"]}
+
+
+def run_by_own_manager(*options: str) -> str:
+    """Runs in the user endpoint: ask the user's own systemd to run something detached."""
+    import subprocess
+
+    command = ["systemd-run", "--user", "-q", *options, "sleep", "27182"]
+    asked = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        return asked.communicate(timeout=1)[1]
+    except subprocess.TimeoutExpired:
+        return "it runs"  # with --scope systemd-run becomes the command
+
+
+def sessions(site: UnitSite) -> list[str]:
+    return site.machine.run("loginctl", "list-sessions", "--no-legend").splitlines()
+
+
+def noted(site: UnitSite) -> list[str]:
+    """Return what PAM's own module has seen of sessions."""
+    return site.machine.path(SESSIONS).read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def pam_unit(machine: Container, relay: Relay) -> UnitSite:
+    """An endpoint whose PAM stack contains pam_systemd."""
+    site = UnitSite(machine, relay, "pam", pam=True)
+    site.drop_in("[Unit]\nStartLimitBurst=100\n[Service]\nRestartSec=10ms\n")
+    return site
+
+
+@pytest.fixture
+def pam_site(pam_unit: UnitSite, sdk_env: SdkEnv) -> Iterator[UnitSite]:
+    """It runs; nobody has a session yet."""
+    pam_unit.machine.write(SESSIONS, "")
+    pam_unit.systemctl("start")
+    sdk_env("alice@example.org")
+    yield pam_unit
+    pam_unit.systemctl("stop")
+    until(lambda: not sessions(pam_unit), "no session is left")
+
+
+def test_with_pam_systemd_a_clean_stop_leaves_no_process(pam_site: UnitSite) -> None:
+    use(pam_site)
+    with by_source(pam_site.id) as executor:
+        seen = executor.submit(see_session).result(WAIT_S)
+    assert seen["folder"] == f"/run/user/{ALICE}"
+    assert pam_site.machine.run("cat", f"/run/user/{ALICE}/by-the-function") == "here"
+    assert [line.split()[0] for line in sessions(pam_site)] == [seen["id"]]
+    [helper] = pam_site.machine.processes_like("sleep 31415")
+    assert pam_site.machine.cgroup_of(helper).endswith(f"/user-{ALICE}.slice/session-{seen['id']}.scope")
+    pam_site.systemctl("stop")
+    assert pam_site.processes() == {}
+    assert pam_site.machine.processes_like("sleep 31415") == []
+    assert noted(pam_site) == ["open_session alice", "close_session alice"]
+    until(lambda: not sessions(pam_site), "no session is left")
+    until(lambda: not pam_site.machine.path(f"/run/user/{ALICE}").exists(), "nor the user's manager")
+
+
+def test_with_pam_systemd_a_killed_monitor_leaves_no_process(pam_site: UnitSite) -> None:
+    use(pam_site)
+    before = pam_site.monitor()
+    kill_9(before)
+    pam_site.until_gone(within_s=GONE_S)
+    until(lambda: pam_site.show("ActiveState") == "active" and pam_site.monitor() != before, "it is up again")
+    assert noted(pam_site) == ["open_session alice", "close_session alice"]
+    assert pam_site.machine.processes_like("sleep 31415") == []
+    until(lambda: not sessions(pam_site), "no session is left")
+
+
+@pytest.mark.parametrize("end", ["killed", "session process killed", "stopped", "session ended by logind"])
+def test_with_pam_systemd_the_session_ends_with_the_user_endpoint(pam_site: UnitSite, end: str) -> None:
+    login = pam_site.machine.login("alice")
+    try:
+        [others] = sessions(pam_site)
+        found = use(pam_site)
+        [own] = set(sessions(pam_site)) - {others}
+        if end == "killed":
+            kill_9(pam_site.seen_from_here(pam_site.status()["user_endpoints"][0]["pid"]))
+        elif end == "session process killed":
+            [session] = titled("mep session: pam alice")
+            kill_9(session)
+        elif end == "stopped":
+            pam_site.machine.run("mep", "stop-user", "pam", "alice")
+        else:
+            pam_site.machine.run("loginctl", "terminate-session", own.split()[0])
+        until(lambda: not alive(list(found)), "all of the user endpoint's processes are gone", timeout_s=GONE_S)
+        until(lambda: sessions(pam_site) == [others], "its session is gone, and no other")
+        assert pam_site.machine.processes_like("sleep 999"), "nor anything of another session"
+        assert pam_site.machine.processes_like("sleep 31415") == []
+        if end != "session process killed":
+            assert noted(pam_site) == ["open_session alice", "close_session alice"]
+    finally:
+        pam_site.machine.logout(login)
+
+
+def test_with_pam_systemd_a_restart_serves_its_users_again(pam_site: UnitSite) -> None:
+    first = use(pam_site)
+    pam_site.systemctl("restart")
+    assert not alive(list(first))
+    use(pam_site)
+    assert len(sessions(pam_site)) == 1
+
+
+@pytest.mark.parametrize("kind", [["--scope"], []])
+def test_what_a_users_own_manager_runs_ends_with_it(pam_site: UnitSite, kind: list[str]) -> None:
+    with by_source(pam_site.id) as executor:
+        assert executor.submit(run_by_own_manager, *kind).result(WAIT_S) == ("it runs" if kind else "")
+    until(lambda: pam_site.machine.processes_like("sleep 27182"), "it runs")
+    pam_site.systemctl("stop")
+    pam_site.until_gone(within_s=5)

@@ -23,7 +23,6 @@ from mep.config.paths import EndpointPaths
 from mep.wire.control import EndpointStatus, Reply, Request
 
 _STOP_S = 30
-_GUARD_S = 3.0  # it kills at once, and lets PAM sessions be closed for a moment
 
 
 @click.command()
@@ -159,12 +158,10 @@ def stop(cli: Cli, name: str) -> None:
 
 
 def _stop(paths: EndpointPaths) -> bool:
-    """Stop it and return once it is gone; False if it was not running, or had just been killed."""
+    """Stop it and return once it is gone; False if it was not running."""
     from mep.daemon.lock import EndpointLock
-    from mep.daemon.state import wait_for_guard
 
     if _tell(paths, Request(verb="stop")) is None:
-        wait_for_guard(paths, _GUARD_S)
         return False
     lock = EndpointLock(paths.state_dir)
 

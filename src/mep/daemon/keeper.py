@@ -194,6 +194,7 @@ class Keeper:
     def _on_spawned(uep: Uep, message: Spawned) -> None:
         if uep.box.has_session and not uep.pid:
             uep.pid = message.pid
+            uep.box.note_scope(uep.child.pid, uep.uid)
 
     @staticmethod
     def _on_lower(uep: Uep, message: Lower) -> None:

@@ -93,7 +93,7 @@ def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
     if leash < 0:
         return _become_and_boot(request, account, launch, channel, monitor_pid, {})
     try:
-        return _hold_session(request, account, launch, channel, box, leash_fd=leash)
+        return _hold_session(request, account, launch, channel, box, leash_fd=leash, monitor_pid=monitor_pid)
     except MepError as error:
         return _fail(channel, error)
 
@@ -106,6 +106,7 @@ def _hold_session(
     box: Box,
     *,
     leash_fd: int,
+    monitor_pid: int,
 ) -> int:
     """Be the session process. MepError: it could not begin. Privilege: root, or the owner's without PAM."""
     setproctitle.setproctitle(f"mep session: {request.endpoint.name} {account.name}")
@@ -114,7 +115,7 @@ def _hold_session(
         syscalls.join_new_session_keyring()  # root's own keys are not the user's; pam_keyinit may make another
         pam = Pam(request.pam_service, account.name)
         take_groups(account.gid, account.gids)
-        opened = PamSession(pam, uid=account.uid, home_fd=box.first_fd)
+        opened = PamSession(pam, uid=account.uid, parent_pid=monitor_pid, home_fd=box.first_fd)
     environment = opened.environment if opened else {}
     return session.hold(
         lambda: _become_and_boot(request, account, launch, channel, us, environment),

@@ -16,7 +16,6 @@ from mep.base.codes import Code
 from mep.base.errors import HostError, RefusedError
 from mep.base.ids import is_uuid
 from mep.config.paths import EndpointPaths
-from mep.priv import cgroup
 from mep.wire import signing
 from mep.wire.keys import PublicKey
 
@@ -176,19 +175,6 @@ class State:
 
     def _write(self, name: str, text: str) -> None:
         write_private(self._directory / name, text)
-
-
-def wait_for_guard(paths: EndpointPaths, most_s: float) -> None:
-    """Return when nobody is left of a daemon that was killed: its guard sees to that, if it lives.
-
-    Privilege: read access to the state folder; without it nothing is waited for.
-    """
-    try:
-        path = (paths.state_dir / "cgroup").read_text().strip()
-    except OSError:
-        return
-    if path:
-        cgroup.wait_empty(Path(path), most_s)
 
 
 def _read_json(path: Path) -> object:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 
-from mep.priv import clone
+from mep.priv import clone, pamsession
 from mep.priv.cgroup import Cgroup
 from mep.priv.limits import Limits
 
@@ -24,6 +24,7 @@ class Box:
         self._inner: list[Cgroup] = []
         self._user = cgroup
         self._leash: socket.socket | None = None
+        self._scope_fd = -1
         self.session_end: socket.socket | None = None
         self.limits = Limits()
         if session:
@@ -67,11 +68,18 @@ class Box:
         if self._leash is not None:
             self._leash.close()
 
+    def note_scope(self, pid: int, uid: int) -> None:
+        """Remember where PAM had the system move the session process `pid`, as the kernel says. Privilege: none."""
+        if self._leash is not None and self._scope_fd < 0:
+            self._scope_fd = pamsession.open_scope(pid, uid)
+
     def kill_all(self, child: clone.Child) -> None:
         """Kill the session process as well: nothing may hold an end up for ever. Privilege: as the box."""
         if self._cgroup is not None:
             self._cgroup.kill()
         clone.kill(child.pidfd)
+        if self._scope_fd >= 0:
+            pamsession.kill_scope(self._scope_fd)
 
     def is_empty(self) -> bool:
         """Tell whether everybody is gone, once the request process has ended. Privilege: none."""
@@ -92,4 +100,6 @@ class Box:
             self._leash.close()
         for inner in self._inner:
             os.close(inner.fd)
+        if self._scope_fd >= 0:
+            os.close(self._scope_fd)
         return self._cgroup.remove() if self._cgroup else True

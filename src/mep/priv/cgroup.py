@@ -19,23 +19,18 @@ _WANTED = frozenset({"memory", "pids", "cpu"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def find_base() -> Path | None:
-    """Return the directory of this process's own cgroup, or None without cgroup v2 or without `cgroup.kill`.
+def find_base(pid: int | str = "self") -> Path | None:
+    """Return the directory of a process's own cgroup, or None without cgroup v2 or without `cgroup.kill`.
 
     Under systemd that is the unit's delegated subtree; a hybrid machine has v2 beside v1 and serves as well.
     Privilege: none.
     """
     mount = _unified_mount(Path("/proc/self/mountinfo").read_text())
-    own = own_path()
+    own = _own_path(Path(f"/proc/{pid}/cgroup").read_text())
     if mount is None or own is None:
         return None
     base = mount / own.lstrip("/")
     return base if base.is_dir() else None
-
-
-def own_path() -> str | None:
-    """Return this process's cgroup as the kernel names it; None without cgroup v2. Privilege: none."""
-    return _own_path(Path("/proc/self/cgroup").read_text())
 
 
 def _unified_mount(mountinfo: str) -> Path | None:

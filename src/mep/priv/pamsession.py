@@ -1,78 +1,80 @@
-"""An open PAM session, and the way back from where PAM's modules may have moved this process.
+"""An open PAM session, wherever PAM's modules move the process that opens it.
 
-pam_systemd registers the session at logind, and the system moves the process that asked for it out of the daemon's
-cgroup into a scope of its own, `user-N.slice/session-ID.scope`: whoever stops the daemon would no longer reach it.
-So this process goes back before it forks anybody. The session stays open at logind for as long as the PAM handle's
-descriptors are (a fifo), and with it the user's manager and XDG_RUNTIME_DIR.
+pam_systemd registers the session at logind, and the system moves this process out of the daemon's cgroup into a
+scope of its own, `user-N.slice/session-ID.scope`. It stays there: logind takes the end of a session from nobody
+else, and nobody who stops or kills the daemon as a whole can keep it from closing the session. The user's process
+is never there: it is cloned into the user endpoint's own cgroup, which the daemon, its guard and systemd can kill.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 
-from mep.base.codes import Code
-from mep.base.errors import HostError
+import pyprctl
+
+from mep.base.exits import Exit
 from mep.priv import cgroup
 from mep.priv.pam import Pam
-
-_EMPTY_S = 1.0
 
 
 class PamSession:
     """Opened when it is made. `environment`: what modules set; `fds`: what must stay open as long as it does."""
 
-    def __init__(self, pam: Pam, *, uid: int, home_fd: int | None) -> None:
-        """Open it; `home_fd`: the cgroup that this process belongs into, if it has one.
+    def __init__(self, pam: Pam, *, uid: int, parent_pid: int, home_fd: int | None) -> None:
+        """Open it; `home_fd`: the cgroup that this process is in, if it has one of its own.
 
-        RefusedError(PAM_REFUSED); HostError(SPAWN_FAILED) if there is no way back. Privilege: root throughout.
+        RefusedError(PAM_REFUSED). Privilege: root throughout.
         """
-        self._pam = pam
-        self._scope_fd = -1
-        before, fds_before = cgroup.own_path(), _open_fds()
+        self._pam, self._home_fd = pam, home_fd
+        before = _open_fds()
+        # A module may hang after the system has moved us to where nobody looks for us when the monitor is killed.
+        pyprctl.set_pdeathsig(signal.SIGKILL)
+        if os.getppid() != parent_pid:
+            os._exit(Exit.FAILED)
         self.environment = pam.open()
-        try:
-            if home_fd is not None and cgroup.own_path() != before:
-                self._scope_fd = _open_scope(uid)
-                _go_back(home_fd, before)
-        except OSError as error:
-            pam.close()
-            raise HostError(
-                Code.SPAWN_FAILED,
-                "The endpoint could not start your process.",
-                admin_text=f"PAM moved the session process out of {before}, and it cannot go back: {error}.",
-            ) from None
-        self.fds = _open_fds() - fds_before
+        pyprctl.set_pdeathsig(None)
+        self.fds = _open_fds() - before
+        self._scope_fd = open_scope("self", uid)
+        if self._scope_fd >= 0:
+            self.fds.add(self._scope_fd)
+        if home_fd is not None:
+            self.fds.add(home_fd)
 
     def close(self) -> None:
-        """Close it, then kill what modules left in its scope: no process of the user's was ever there.
-
-        Privilege: as for the making.
-        """
+        """Close it, leave its scope and kill what modules left there. Privilege: as for the making."""
         self._pam.close()
-        if self._scope_fd >= 0:
-            try:
-                cgroup.empty_fd(self._scope_fd, _EMPTY_S)
-            except OSError:
-                pass  # it is gone already, as it should be
+        if self._scope_fd < 0:
+            return
+        try:
+            if self._home_fd is not None:
+                cgroup.join_fd(self._home_fd)
+        except OSError:
+            pass  # the daemon is gone, and its cgroups with it: we end with the rest of the scope
+        kill_scope(self._scope_fd)
 
 
-def _go_back(home_fd: int, home: str | None) -> None:
-    """Move this process; OSError if it is not where it was. Privilege: root."""
-    cgroup.join_fd(home_fd)
-    if cgroup.own_path() != home:
-        raise OSError(f"it is in {cgroup.own_path()}")
+def kill_scope(scope_fd: int) -> None:
+    """Kill what PAM's modules left in a scope: no process of the user endpoint was ever there. Privilege: root."""
+    try:
+        cgroup.empty_fd(scope_fd, 0)
+    except OSError:
+        pass  # nobody was left, and the scope is gone
 
 
-def _open_scope(uid: int) -> int:
-    """Return an fd of the scope that was made for this session, or -1 if PAM took us to anything else.
+def open_scope(pid: int | str, uid: int) -> int:
+    """Return an fd of the scope that a session process was moved to for its session; -1 if there is none.
 
     By descriptor: a later scope of the same name is another one. Privilege: none.
     """
-    path = cgroup.find_base()
-    if path is None or not is_session_scope(str(path), uid):
-        return -1
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path = cgroup.find_base(pid)
+        if path is None or not is_session_scope(str(path), uid):
+            return -1
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1  # it has ended
 
 
 def is_session_scope(path: str, uid: int) -> bool:

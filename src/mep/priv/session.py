@@ -2,8 +2,8 @@
 
 With PAM it holds the session open for as long as the user process lives, and closes it after. Where there is no
 cgroup v2 it is the child-subreaper of everything the user process starts, so that what escapes by double fork
-comes back to it and is killed. It ends when the user process ends, or when the monitor lets go of the leash (or
-dies), and only after all the others are gone.
+comes back to it and is killed. It ends when the user process ends, when the monitor lets go of the leash (or
+dies), or by SIGTERM (as logind ends a session), and only after all the others are gone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 
 import pyprctl
 
+from mep.base.codes import Code
+from mep.base.errors import HostError
 from mep.priv import cgroup, clone, fds
 
 _EMPTY_S = 5.0
@@ -35,15 +37,21 @@ def hold(
 
     Ends this process in the way the child ended. `on_spawned` hears the child's pid. `cgroup_fd`: where the child
     is cloned into; without one, this process is the subreaper. `keep_fds`: what `after` needs.
-    Privilege: that of the processes to kill (root, or the same user).
+    HostError(SPAWN_FAILED). Privilege: that of the processes to kill (root, or the same user).
     """
     if cgroup_fd is None:
         pyprctl.set_child_subreaper(True)
-    child = clone.spawn(run, cgroup_fd=cgroup_fd)
+    try:
+        child = clone.spawn(run, cgroup_fd=cgroup_fd)
+    except OSError as error:
+        _do_last(after)
+        raise HostError(
+            Code.SPAWN_FAILED, "The endpoint could not start your process.", admin_text=f"fork: {error}"
+        ) from None
     on_spawned(child.pid)
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGALRM})
     fds.close_all_except([0, 1, 2, leash_fd, child.pidfd, -1 if cgroup_fd is None else cgroup_fd, *keep_fds])
     poll = select.poll()
+    poll.register(_watch_sigterm(), select.POLLIN)
     poll.register(child.pidfd, select.POLLIN)
     poll.register(leash_fd, select.POLLIN | select.POLLHUP)
     poll.poll()
@@ -54,13 +62,33 @@ def hold(
     if cgroup_fd is None:
         sweep()
     else:
+        _empty(cgroup_fd)
+    _do_last(after)
+    assert ended is not None
+    return end_as(ended)
+
+
+def _watch_sigterm() -> int:
+    """Return an fd that is readable after SIGTERM. All other signals but SIGALRM are blocked. Privilege: none."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writable)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGALRM, signal.SIGTERM})
+    return readable
+
+
+def _empty(cgroup_fd: int) -> None:
+    try:
         cgroup.empty_fd(cgroup_fd, _EMPTY_S)
+    except OSError:
+        pass  # the guard of a killed monitor was quicker, and has removed it
+
+
+def _do_last(after: Callable[[], object] | None) -> None:
     if after is not None:
         signal.alarm(_AFTER_S)  # its default action: a PAM module that hangs does not hang us
         after()
         signal.alarm(0)
-    assert ended is not None
-    return end_as(ended)
 
 
 def sweep() -> None:
