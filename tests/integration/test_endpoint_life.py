@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from mep.base.exits import Exit
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
+from mep.config.user_endpoint import load_user_endpoint_config
 from mep.relay.brokeraddress import BrokerAddress
+from mep.template import ReservedVariables, render
 from mep.wire.privsep import Failed, Note, Quit, Refresh
 from support.broker import broker, broker_node
 from support.uep import Site, payload_fd, site, task_buffer, user_endpoint, value_of
@@ -194,6 +197,27 @@ def test_without_a_monitor_it_leaves_at_once(place: Site, tmp_path: Path) -> Non
         running.monitor.close()
         running.wait(5)
         assert time.monotonic() - began < 1.0
+
+
+def test_a_task_that_never_returns_holds_its_user_endpoint_until_the_hard_limit(
+    place: Site, tmp_path: Path
+) -> None:
+    with user_endpoint(place, tmp_path, THREADS + IDLE + "idle_heartbeats_hard: 1\n") as running:
+        flag = str(tmp_path / "flag")
+        task_id = place.submit(_blocks, flag)
+        assert running.wait(30) == Exit.OK
+        result = place.result(task_id)
+        assert result.error_details is not None
+        assert result.error_details.code == "TASK_LOST"
+        assert "no task or result moved for 1 heartbeats" in result.data
+
+
+def test_as_shipped_nothing_holds_a_user_endpoint_for_two_days() -> None:
+    template = (files("mep.config") / "defaults" / "user_config_template.yaml.j2").read_text()
+    text = render(template, options={}, reserved=ReservedVariables({}, {}, {}, {}), source="shipped")
+    config = load_user_endpoint_config(text, source="shipped")
+    assert config.idle_heartbeats_soft > 0, "0 would switch the hard limit off"
+    assert 0 < config.idle_heartbeats_hard * config.heartbeat_period <= 24 * 3600
 
 
 # ---- kill -9 ----
