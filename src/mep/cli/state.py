@@ -16,7 +16,7 @@ def read_endpoint_id(paths: EndpointPaths) -> str:
     for path in (paths.state_dir / "endpoint.json", paths.endpoint_json):
         try:
             document = json.loads(path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         found = document.get("endpoint_id") if isinstance(document, dict) else None
         if is_uuid(found):

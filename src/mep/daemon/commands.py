@@ -19,6 +19,7 @@ from mep.broker import Delivery
 from mep.wire import command as wire
 from mep.wire import sealed, signing
 from mep.wire.command import QueueInfo
+from mep.wire.decoding import INVALID
 from mep.wire.limits import COMMAND_MAX_SKEW_S, MAX_COMMAND_BYTES, MAX_TOKEN_BYTES
 from mep.wire.privsep import Start
 from mep.wire.seal import Sealer, SealError
@@ -138,7 +139,7 @@ def _id_in(token: Any) -> str:
     try:
         payload = str(token).split(".")[1]
         return _unique_of(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).jti
-    except (IndexError, ValueError, msgspec.DecodeError):
+    except (IndexError, ValueError, *INVALID):
         return ""
 
 

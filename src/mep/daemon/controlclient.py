@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import msgspec
-
 from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.daemon.controlserver import short_path
 from mep.wire import control
 from mep.wire.control import Reply, Request
+from mep.wire.decoding import INVALID
 
 _PATIENCE_S = 10.0
 
@@ -36,7 +35,7 @@ def ask(path: Path, request: Request) -> Reply | None:
             raise HostError(
                 Code.INTERNAL, f"The endpoint does not answer at {path} within {_PATIENCE_S:g} s.", step=""
             ) from None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *INVALID) as error:
             raise HostError(
                 Code.INTERNAL, f"The endpoint's answer at {path} is not understood: {error}.", step=""
             ) from None

@@ -9,13 +9,12 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.daemon.loop import Loop
 from mep.wire import control
 from mep.wire.control import Reply, Request
+from mep.wire.decoding import INVALID
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class ControlServer:
     def _answer(self, line: bytes) -> Reply:
         try:
             request = control.decode_request(line)
-        except msgspec.DecodeError as error:
+        except INVALID as error:
             return Reply(ok=False, code=Code.USAGE, text=f"Not a request: {error}.")
         verb = self._verbs.get(request.verb)
         if verb is None:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import msgspec
 import urllib3
+from msgspec import Struct
 
 import mep
 from mep.base.codes import Code
@@ -18,6 +19,7 @@ from mep.base.errors import MepError, RefusedError, ServiceError
 from mep.base.exits import Exit
 from mep.base.secrets import Secret
 from mep.wire.command import decode_secret
+from mep.wire.decoding import INVALID
 from mep.wire.rest import HEADER_SEALS, RegistrationAnswer, RegistrationRequest
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,27 @@ _REFUSALS: Final[dict[int, tuple[Code, Exit]]] = {
 _answer_of = msgspec.json.Decoder(RegistrationAnswer, dec_hook=decode_secret).decode
 
 
+class _Token(Struct):
+    access_token: str
+    resource_server: str = ""
+
+
+class _Tokens(_Token):
+    other_tokens: list[_Token] | None = None
+
+
+class _Identity(Struct):
+    sub: str = ""
+
+
+class _Owner(Struct):
+    identity_set: list[_Identity] = []
+
+
+_tokens_of = msgspec.json.Decoder(_Tokens).decode
+_owner_of = msgspec.json.Decoder(_Owner).decode
+
+
 class RelayRefusal(RefusedError):
     """The relay will not have us; trying again does not help. `exit_code` is that of `mep start`."""
 
@@ -63,7 +86,7 @@ def read_credentials(fd: int) -> Credentials:
     """Return what the fd holds, JSON; RelayRefusal(NOT_LOGGED_IN) if it holds none. Closes the fd."""
     try:
         document = msgspec.json.decode(os.pread(fd, 65536, 0)) if fd >= 0 else {}
-    except msgspec.DecodeError:
+    except INVALID:
         document = {}
     finally:
         if fd >= 0:
@@ -94,17 +117,16 @@ class RelayClient:
         body = self._call(method, self._relay_url + path, msgspec.json.encode(request), more={HEADER_SEALS: "1"})
         try:
             return _answer_of(body)
-        except msgspec.DecodeError as error:
-            raise RelayRefusal(
-                Code.RELAY_REFUSED, f"The relay's answer to the registration is invalid: {error}.", Exit.SOFTWARE
-            ) from None
+        except INVALID as error:
+            raise _no_answer("registration", error) from None
 
     def owner_identities(self) -> list[str]:
         """Return the ids of the identities that the credentials' owner has."""
         body = self._call("GET", self._auth_url + "/v2/oauth2/userinfo", None, server=_AUTH_SERVER)
-        document = msgspec.json.decode(body)
-        identities = document.get("identity_set") if isinstance(document, dict) else None
-        found = [i["sub"] for i in identities or [] if isinstance(i, dict) and isinstance(i.get("sub"), str)]
+        try:
+            found = [identity.sub for identity in _owner_of(body).identity_set if identity.sub]
+        except INVALID as error:
+            raise _no_answer("question whose endpoint this is", error) from None
         if not found:
             raise RelayRefusal(
                 Code.RELAY_REFUSED, "The identity service names no identity of this owner.", Exit.NO_PERMISSION
@@ -156,10 +178,13 @@ class RelayClient:
             )
         if status >= 400:
             raise _refusal(status, answer, "POST", url)
-        document = msgspec.json.decode(answer)
-        self._tokens = {"": Secret(str(document["access_token"]))}
-        for other in [document, *(document.get("other_tokens") or [])]:
-            self._tokens[str(other.get("resource_server"))] = Secret(str(other["access_token"]))
+        try:
+            first = _tokens_of(answer)
+        except INVALID as error:
+            raise _no_answer("request for a token", error) from None
+        self._tokens = {"": Secret(first.access_token)}
+        for one in (first, *(first.other_tokens or ())):
+            self._tokens[one.resource_server] = Secret(one.access_token)
 
     def _send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
         try:
@@ -180,6 +205,12 @@ class RelayClient:
                 Code.RELAY_UNREACHABLE, f"The relay at {url} does not answer: {_cause(error)}.", step=""
             ) from None
         return response.status, data
+
+
+def _no_answer(question: str, error: Exception) -> RelayRefusal:
+    return RelayRefusal(
+        Code.RELAY_REFUSED, f"The relay's answer to the {question} is invalid: {error}.", Exit.SOFTWARE
+    )
 
 
 def _pool(url: str) -> urllib3.PoolManager:
@@ -208,7 +239,7 @@ def _detail(answer: bytes) -> str:
     """Return the reason in an error's body, whoever wrote it."""
     try:
         document = msgspec.json.decode(answer)
-    except msgspec.DecodeError:
+    except INVALID:
         document = None
     if isinstance(document, dict):
         for key in ("detail", "reason", "error_description", "error"):

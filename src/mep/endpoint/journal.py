@@ -25,6 +25,7 @@ from msgspec import Struct
 from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.endpoint.numbers import Kept, Numbers
+from mep.wire.decoding import INVALID
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class Journal:
             return None, 0
         try:
             return _decode(body), _HEAD.size + length
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except INVALID:
             return None, 0
 
     def _remember(self, record: Record, at: int, length: int) -> None:

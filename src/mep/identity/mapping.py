@@ -65,7 +65,8 @@ class Mapping:
             else:
                 raise InputError(
                     Code.CONFIG_INVALID,
-                    f"{source}: {place}.DATA_TYPE: wanted {EXPRESSION!r} or {EXTERNAL!r}, found {kind!r}.",
+                    f"{source}: {place}.DATA_TYPE: wanted {EXPRESSION!r} or {EXTERNAL!r}, "
+                    f"found {str(kind)[:80]!r}.",
                 )
         return cls(
             documents,

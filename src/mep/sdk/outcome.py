@@ -48,7 +48,7 @@ def of_document(document: dict[str, Any], serializer: Serializer) -> Outcome | N
     return _failed(str(text), completion_t, details, str(code or ""))
 
 
-def _succeeded(data: str, completion_t: str, details: dict[str, Any] | None, serializer: Serializer) -> Outcome:
+def _succeeded(data: str, completion_t: str, details: Any, serializer: Serializer) -> Outcome:
     try:
         return Outcome(serializer.deserialize(data), None, completion_t)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of any kind; the future must hear of it
@@ -60,13 +60,13 @@ def _succeeded(data: str, completion_t: str, details: dict[str, Any] | None, ser
         return Outcome(None, told, completion_t)
 
 
-def _failed(text: str, completion_t: str, details: dict[str, Any] | None, code: str) -> Outcome:
+def _failed(text: str, completion_t: str, details: Any, code: str) -> Outcome:
     details = details if isinstance(details, dict) else None
     _warn(details, _version_difference(details))
     return Outcome(None, TaskExecutionFailed(text, completion_t or None, details, code=code), completion_t)
 
 
-def _version_difference(details: dict[str, Any] | None) -> str:
+def _version_difference(details: Any) -> str:
     """Return what differs between worker and us in a way that pickles do not survive, or ""."""
     if not isinstance(details, dict):
         return ""
@@ -80,9 +80,12 @@ def _version_difference(details: dict[str, Any] | None) -> str:
     return "The versions differ: " + "; ".join(differences) + "." if differences else ""
 
 
-def _warn(details: dict[str, Any] | None, difference: str) -> None:
+def _warn(details: Any, difference: str) -> None:
     """Warn once per endpoint: the difference may be why a task failed, and the error rarely says so."""
-    endpoint = str((details or {}).get("endpoint_id", ""))
+    endpoint = str(details.get("endpoint_id", "")) if isinstance(details, dict) else ""
     if difference and endpoint not in _warned:
         _warned.add(endpoint)
-        warnings.warn(f"{difference} That may be why a task failed.", UserWarning, stacklevel=2)
+        try:
+            warnings.warn(f"{difference} That may be why a task failed.", UserWarning, stacklevel=2)
+        except UserWarning:
+            pass  # warnings are errors here; this one would be the result stream's

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 from msgspec import Struct
 
@@ -83,9 +81,6 @@ def encode(message: Request | Reply) -> bytes:
     """Return one line."""
     return msgspec.json.encode(message) + b"\n"
 
-
-#: What the decoders raise for what is no such message.
-INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 decode_request = msgspec.json.Decoder(Request).decode
 decode_reply = msgspec.json.Decoder(Reply).decode
