@@ -128,6 +128,10 @@ class RelayBroker:
         unacknowledged stay."""
         return await self._queues.purge(topology.task_queue(uep_id), topology.TASKS)
 
+    async def purge_commands(self, endpoint_id: str) -> int:
+        """Remove the start commands that wait for an endpoint."""
+        return await self._queues.purge(topology.command_queue(endpoint_id), topology.COMMANDS)
+
     async def purge_group(self, identity_id: str, group_id: str) -> int:
         """Remove the results that wait for the SDKs of a task group; those that one holds unacknowledged stay."""
         return await self._queues.purge(topology.group_queue(identity_id, group_id))

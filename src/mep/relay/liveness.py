@@ -162,6 +162,7 @@ class Liveness:
         """It seals with other keys than before, or has begun or ceased to seal."""
         log.warning("endpoint %s was registered with other keys: what is on its way ends", core.id)
         await asyncio.gather(*(self._starts.rekey(uep) for uep in list(core.ueps.values())))
+        await self._broker.purge_commands(core.id)
 
     async def remove(self, endpoint_id: str) -> None:
         """The endpoint is deleted: whatever waits for it ends."""
