@@ -23,6 +23,7 @@ from mep.daemon.settings import Parts
 from mep.host.programs import run_program
 from mep.host.trusted import check_command, read_own, read_trusted
 from mep.identity.mapping import Mapping
+from mep.priv.warden import run_and_sweep
 from mep.wire.control import FileStatus
 
 log = logging.getLogger(__name__)
@@ -192,7 +193,9 @@ class LiveFiles:
 
         def run(argv: Sequence[str], stdin: bytes) -> bytes:
             check_command(argv)
-            return run_program(argv, stdin, timeout_s=timeout_s)
+            return run_and_sweep(
+                lambda: run_program(argv, stdin, timeout_s=timeout_s), title=f"mep mapping: {argv[0]}"
+            )
 
         mapping = Mapping.parse(text, source=str(path), endpoint_id=self._endpoint_id, run=run)
         for command in mapping.commands:

@@ -21,6 +21,7 @@ from mep.daemon.loop import Loop
 from mep.daemon.outcomes import how_it_ended, mapping_late, start_late, stopping, stuck
 from mep.daemon.settings import Endpoint
 from mep.daemon.ties import Ties
+from mep.daemon.turns import WAIT_S, Turns
 from mep.daemon.ueps import Reaper, Uep
 from mep.daemon.wishes import Answer, Wish, Wishes
 from mep.host.waiting import waits_for_files
@@ -44,6 +45,7 @@ class Keeper:
         self._ueps: dict[str, Uep] = {}
         self._reaper = Reaper(loop, on_exit=self._on_exit, on_gone=self._on_gone)
         self._endings = Endings(loop, grace_s=endpoint.grace_s, on_stuck=self._on_stuck)
+        self._turns = Turns(loop, asking=self._asking, present=self._ueps.__contains__, late=self._waited_too_long)
         self._hearing = Hearing(loop, self._handlers(), break_off=self._endings.kill)
         self._recent: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=1000))
         self.draining = False
@@ -66,12 +68,37 @@ class Keeper:
     # ---- a start command ----
 
     def start(self, wish: Wish, *, seen: bool) -> None:
-        """Obey, or refuse. `seen`: this very command was here before. Never raises. Privilege: to fork."""
+        """Obey, or refuse, when its turn comes. `seen`: this very command was here before. Never raises.
+
+        Privilege: to fork.
+        """
         try:
-            self._start(wish, seen=seen)
+            if self.stopping or self._turns.comes_now(wish):
+                self._start(wish, seen=seen)
+            else:
+                self._turns.wait(wish, seen=seen)
         except MepError as error:
-            self._outcomes.refused(wish.request_id, error, wish.claims)
-            wish.close()
+            self._refuse(wish, error)
+
+    def _refuse(self, wish: Wish, error: MepError) -> None:
+        self._outcomes.refused(wish.request_id, error, wish.claims)
+        wish.close()
+
+    def _waited_too_long(self, wish: Wish) -> None:
+        self._refuse(wish, mapping_late(WAIT_S))
+
+    def _asking(self) -> list[str]:
+        """Return the identity of each request process that finds out who somebody is, or did so in vain."""
+        ueps = self._ueps.values()
+        return [uep.subject for uep in ueps if not uep.wishes.decided or (uep.stuck and not uep.user)]
+
+    def _go_on(self) -> None:
+        """There may be room for who waits."""
+        while (one := self._turns.following()) is not None:
+            try:
+                self._start(one.wish, seen=one.seen)
+            except MepError as error:
+                self._refuse(one.wish, error)
 
     def _start(self, wish: Wish, *, seen: bool) -> None:
         """Do what `daemon.wishes` says of it. MepError: it is refused, and the caller's to close."""
@@ -176,6 +203,7 @@ class Keeper:
         )
         uep.wishes.decide()
         self._outcomes.admitted(uep)
+        self._go_on()
 
     def _admit(self, uep: Uep) -> None:
         """Raise MepError unless one more may run for its user; from then on it counts, and is written down."""
@@ -228,6 +256,8 @@ class Keeper:
     def stop_all(self) -> None:
         """Ask all to finish, kill who does not within the grace period; `ties.empty` hears when all are gone."""
         self.stopping = True
+        for one in self._turns.take_all():
+            self._refuse(one.wish, stopping())
         for uep in list(self._ueps.values()):
             uep.wishes.drop_later()
             self._endings.quit(uep)
@@ -276,6 +306,7 @@ class Keeper:
         if wish is not None:
             log.info("%s: starts again for request %s", uep.describe(), wish.request_id)
             self.start(wish, seen=False)
+        self._go_on()
         self._maybe_empty()
 
     def _tell_end(self, uep: Uep, ended: MepError | None) -> None:
