@@ -101,6 +101,13 @@ def _check_lists(account: Account, config: AccountRules) -> None:
     raise _refused(Code.IDENTITY_DENIED, f"{account.name!r} is neither in allowed_users nor in allowed_groups")
 
 
+def rehearse(config: AccountRules) -> None:
+    """Compile the patterns now, in the process that forks, so that no child has to."""
+    lists = (config.denied_users, config.denied_groups, config.allowed_users or (), config.allowed_groups or ())
+    for pattern in (pattern for patterns in lists for pattern in patterns):
+        fnmatchcase("", pattern)
+
+
 def _first_match(names: Sequence[str], patterns: Sequence[str]) -> str | None:
     return next((p for p in patterns if any(fnmatchcase(name, p) for name in names)), None)
 

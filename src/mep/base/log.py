@@ -6,6 +6,9 @@ import logging
 import os
 import sys
 
+#: Other people's loggers, which tell us less than we tell ourselves.
+NOISY = ("pika", "urllib3", "asyncio", "parsl")
+
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -59,7 +62,13 @@ def log_only_to(handler: logging.Handler, level: int) -> None:
     """Make `handler` the only one, in a forked process: those it inherited are the other process's to close."""
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    set_level(root, level)
+
+
+def set_level(logger: logging.Logger, level: int) -> None:
+    """Set a level if it is another one: setting one makes every logger of the process forget what it knows."""
+    if logger.level != level:
+        logger.setLevel(level)
 
 
 def setup_logging(*, role: str, level: int = logging.INFO) -> None:
@@ -82,5 +91,5 @@ def setup_logging_to_pipe(*, level: int) -> None:
 
 def _only(handler: logging.Handler, level: int) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    for noisy in ("pika", "urllib3", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in NOISY:
+        set_level(logging.getLogger(noisy), logging.WARNING)

@@ -127,11 +127,13 @@ def _boot(launch: Any) -> int:
 
 
 def _preload(template: str) -> None:
-    """Import, before the first fork, what the template's engines need."""
+    """Import, before the first fork, what the template's engines need, and do once what all children do."""
     from mep.endpoint import boot
+    from mep.endpoint.rehearsal import rehearse
     from mep.engines.registry import engine_names
 
     boot.preload([name for name in engine_names() if name in template] or ["ThreadPoolEngine"])
+    rehearse()
 
 
 def _check_template(text: str, source: str, includes: dict[str, str]) -> None:

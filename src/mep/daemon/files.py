@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from mep.admit.rules import rehearse
 from mep.base.codes import Code
 from mep.base.errors import InputError, MepError
 from mep.config.endpoint import LIVE_SETTINGS, EndpointConfig, load_endpoint_config
@@ -91,14 +92,20 @@ class LiveFiles:
         self._environment = _Live(paths.environment, self._read_environment)
         self._mapping = _Live(paths.mapping, self._read_mapping) if privileged else None
         self._config = _Live(paths.config, self._read_config, config)
+        self._settle()
         files = (self._config, self._template, self._schema, self._environment, self._mapping)
         self._all: tuple[_Live[Any], ...] = tuple(live for live in files if live is not None)
 
-    @property
-    def config(self) -> EndpointConfig:
-        """The settings in force: those of the start, and the live ones as the file has them now."""
+    def _settle(self) -> None:
+        """Work out what every start needs: no child has to.
+
+        `config`: the settings in force: those of the start, and the live ones as the file has them now.
+        `plain_config`: the same as plain data, for templates.
+        """
         live = {name: getattr(self._config.value, name) for name in LIVE_SETTINGS}
-        return self._started_with.model_copy(update=live)
+        self.config: EndpointConfig = self._started_with.model_copy(update=live)
+        self.plain_config: dict[str, Any] = self.config.model_dump(mode="json")
+        rehearse(self.config)
 
     @property
     def template(self) -> Template:
@@ -132,6 +139,7 @@ class LiveFiles:
             if id(live) in changed:
                 log.info("%s: the change is in force", live.path)
         if id(self._config) in changed:
+            self._settle()
             self._tell_what_waits()
         return bool(changed & {id(self._template), id(self._schema), id(self._config)})
 

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -153,6 +154,8 @@ class Monitor:
         # What is loaded by now is shared by all forks for as long as nobody writes to it: the collector would.
         gc.collect()
         gc.freeze()
+        # It counts the names that it holds: a child that looks others up would write to those it forgets, too.
+        sys._clear_type_cache()
         log.info(
             "endpoint %s: serving %s, user processes are kept by %s",
             self._name,
@@ -264,6 +267,7 @@ class Monitor:
             includes=template.includes,
             schema=self._files.schema,
             config=self._files.config,
+            plain_config=self._files.plain_config,
             environment=self._files.environment,
             endpoint=self._endpoint,
             boot=self._parts.boot,

@@ -56,6 +56,7 @@ class Request:
     includes: dict[str, str]
     schema: dict[str, Any] | None
     config: EndpointConfig
+    plain_config: dict[str, Any]
     environment: dict[str, str]
     endpoint: Endpoint
     boot: Callable[[Launch], int]
@@ -198,7 +199,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         template_source=request.template_source,
         template_includes=request.includes,
         schema=request.schema,
-        endpoint_config=config.model_dump(mode="json"),
+        endpoint_config=request.plain_config,
         user_name=account.name,
         uid=account.uid,
         gid=account.gid,
@@ -210,7 +211,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         heartbeat_period_s=config.heartbeat_period,
         high_assurance=config.high_assurance,
         task_events=True,
-        limits=config.limits.model_dump(exclude_none=True),
+        limits={name: value for name, value in request.plain_config["limits"].items() if value is not None},
         controllers=request.controllers,
     )
 

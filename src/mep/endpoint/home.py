@@ -10,7 +10,7 @@ from typing import TextIO
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
-from mep.base.log import LineFormatter, log_only_to
+from mep.base.log import NOISY, LineFormatter, log_only_to, set_level
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class Home:
         )
         handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         log_only_to(handler, level)
-        for noisy in ("pika", "urllib3", "asyncio", "parsl"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        for noisy in NOISY:
+            set_level(logging.getLogger(noisy), logging.WARNING)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._output_fd = os.open(self.file("output.log"), flags, 0o600)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

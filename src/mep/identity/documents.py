@@ -115,6 +115,7 @@ def _rule(rule: object, *, place: str, source: str) -> _Rule:
             # the last branch would be anchored at the end, and "a@site.org|..." would match "a@site.org.evil".
             matcher = ExpressionIdentityMapping([settled | {"match": f"(?:{rule['match']})"}])
         groups = matcher.mappings[0]["compiled_match"].groups
+        _try_out(matcher)
     except (InvalidMappingError, re.error) as error:
         raise InputError(Code.CONFIG_INVALID, f"{source}: {place}.match: {error}.") from None
     fields = set(_REFERENCE.findall(rule["source"])) | set(_REFERENCE.findall(rule["output"]))
@@ -126,6 +127,14 @@ def _rule(rule: object, *, place: str, source: str) -> _Rule:
             )
     text = f"{rule['source']} ~ {rule['match']} -> {rule['output']}"
     return _Rule(place, text, frozenset(f for f in fields if not f.isdecimal()), matcher)
+
+
+def _try_out(matcher: ExpressionIdentityMapping) -> None:
+    """Let the library compile its own patterns now, in the process that forks: no child has to."""
+    try:
+        matcher.map_identity({})
+    except IdentityMappingError:
+        pass
 
 
 def _warnings(rule: dict[str, Any], place: str) -> list[str]:

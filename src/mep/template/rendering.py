@@ -25,6 +25,8 @@ _MAX_POWER_BITS: Final = 4096
 _UNDEFINED = re.compile(r"'([^']+)' is undefined")
 
 Includes = tuple[tuple[str, str], ...]
+#: What Jinja calls the template itself, in tracebacks and errors; its label in messages may differ between calls.
+_MAIN: Final = "<main template>"
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ def _environment(includes: Includes) -> _Environment:
 
 
 @lru_cache(maxsize=8)
-def _compiled(text: str, source: str, includes: Includes) -> jinja2.Template:
+def _compiled(text: str, includes: Includes) -> jinja2.Template:
     """A daemon compiles before it forks, so that no child has to."""
     environment = _environment(includes)
-    code = environment.compile(text, name=source, filename=source)
+    code = environment.compile(text, name=_MAIN, filename=_MAIN)
     return jinja2.Template.from_code(environment, code, environment.make_globals(None))
 
 
@@ -97,7 +99,7 @@ def render(
     check_plain(dict(reserved.user_runtime), "user_runtime")
     variables = _variables(options, reserved)
     try:
-        template = _compiled(template_text, source, _frozen(includes))
+        template = _compiled(template_text, _frozen(includes))
         parts: list[str] = []
         size = 0
         for part in template.generate(variables):
@@ -110,11 +112,11 @@ def render(
     except jinja2.UndefinedError as error:
         _undefined(error, source, options)
     except jinja2.TemplateSyntaxError as error:
-        raise _invalid(error.name or source, error.lineno, f"{error.message}") from None
+        raise _invalid(_label(error, source), error.lineno, f"{error.message}") from None
     except jinja2.TemplateNotFound as error:
-        raise _invalid(source, _line(error, source), f"includes {error.name!r}, which is not there") from None
+        raise _invalid(source, _line(error), f"includes {error.name!r}, which is not there") from None
     except Exception as error:  # noqa: BLE001 - a template can raise anything; each is the template's fault
-        raise _invalid(source, _line(error, source), f"{type(error).__name__}: {error}") from None
+        raise _invalid(source, _line(error), f"{type(error).__name__}: {error}") from None
     return "".join(parts)
 
 
@@ -123,10 +125,10 @@ def check_template(
 ) -> frozenset[str]:
     """Return the names of the options that the template mentions; InputError(TEMPLATE_INVALID) if it is wrong."""
     try:
-        _compiled(template_text, source, _frozen(includes))
+        _compiled(template_text, _frozen(includes))
         tree = _environment(_frozen(includes)).parse(template_text)
     except jinja2.TemplateSyntaxError as error:
-        raise _invalid(error.name or source, error.lineno, f"{error.message}") from None
+        raise _invalid(_label(error, source), error.lineno, f"{error.message}") from None
     except RecursionError:
         raise _invalid(source, None, "is nested too deeply") from None
     return frozenset(meta.find_undeclared_variables(tree) | _set_from_themselves(tree)) - set(RESERVED)
@@ -164,7 +166,7 @@ def _frozen(includes: Mapping[str, str] | None) -> Includes:
 
 
 def _undefined(error: jinja2.UndefinedError, source: str, options: Mapping[str, Any]) -> NoReturn:
-    line = _line(error, source)
+    line = _line(error)
     where = source if line is None else f"{source} line {line}"
     match = _UNDEFINED.search(str(error))
     if match is None:
@@ -176,11 +178,16 @@ def _undefined(error: jinja2.UndefinedError, source: str, options: Mapping[str, 
     ) from None
 
 
-def _line(error: BaseException, source: str) -> int | None:
+def _label(error: jinja2.TemplateSyntaxError, source: str) -> str:
+    """Return the name of the file that is at fault: the template's own label, or an included one's name."""
+    return source if error.name in (None, _MAIN) else error.name
+
+
+def _line(error: BaseException) -> int | None:
     """Return the template's line in which `error` was raised: Jinja rewrites tracebacks to say so."""
     line, traceback = None, error.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == source:
+        if traceback.tb_frame.f_code.co_filename == _MAIN:
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     return line

@@ -10,7 +10,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -195,6 +195,11 @@ MonitorToGate = Decision | UepEvent | Running | Reregister | Stop
 ChildToMonitor = Mapped | Spawned | Lower | Ready | Failed | Note | TaskEvents
 MonitorToChild = Go | Refresh | Hold | Quit
 
+#: Made once, before anything forks: it costs a child 0.5 ms and 0.2 MiB of its own.
+_DECODERS: dict[object, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (GateToMonitor, MonitorToGate, ChildToMonitor, MonitorToChild)
+}
+
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -208,7 +213,7 @@ class Channel(Generic[S, R]):
 
     def __init__(self, sock: socket.socket, receives: object) -> None:
         self.sock = sock
-        self._decoder: msgspec.msgpack.Decoder[R] = msgspec.msgpack.Decoder(receives)
+        self._decoder: msgspec.msgpack.Decoder[R] = _DECODERS.get(receives) or msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
 
     def fileno(self) -> int:
