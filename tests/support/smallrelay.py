@@ -20,9 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 import pika
 
 from mep.base.ids import new_id
+from mep.base.secrets import Secret
 from mep.serialize import Serializer, serialize_result
+from mep.wire import seal
 from mep.wire.envelope import ErrorDetails, Result, encode
 from mep.wire.packing import unpack
+from mep.wire.seal import Sealer
 
 EXCHANGE = "results"
 Answer = tuple[int, Any, dict[str, str]]
@@ -57,6 +60,7 @@ class SmallRelay:
         self.groups: dict[str, list[str]] = defaultdict(list)
         self.answered: dict[str, Any] = {}
         self.min_sdk_version = "1.0.0"
+        self.seal_key: Secret | None = None  # set it before an SDK asks for its address
         self._lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -125,7 +129,8 @@ class SmallRelay:
         if parts[-1] == "submit":
             return self._submit(body, headers.get("idempotency-key", ""))
         if path == "/v2/get_amqp_result_connection_url":
-            return 200, {"queue_prefix": "tg.", "connection_url": self.amqp_url}, {}
+            key = {"seal_key": self.seal_key.reveal()} if self.seal_key is not None else {}
+            return 200, {"queue_prefix": "tg.", "connection_url": self.amqp_url, **key}, {}
         if path == "/v2/batch_status":
             found = {task: self.tasks[task] for task in body["task_ids"] if task in self.tasks}
             return 200, {"response": "batch", "results": found}, {}
@@ -186,9 +191,11 @@ class SmallRelay:
     def _publish_all(self, group: str, results: list[Result]) -> None:
         headers = {"high_assurance": True} if self.faults.high_assurance else None
         for result in results:
-            shown = Result(task_id=result.task_id, data="") if headers else result
+            shown = encode(Result(task_id=result.task_id, data="") if headers else result)
+            if self.seal_key is not None:
+                shown = Sealer(self.seal_key, seal.DELIVERY, group).seal(shown)
             for _ in range(2 if self.faults.duplicate_results else 1):
-                self.publish(group, encode(shown), headers)
+                self.publish(group, shown, headers)
 
 
 def _document(result: Result) -> dict[str, Any]:
