@@ -30,7 +30,7 @@ def typed(value: Any, what: str, known: Mapping[str, frozenset[str]], path: tupl
     kind = value["type"]
     if kind not in known:
         raise ConfigFault(
-            f"{kind!r} is not a {what}. {nearest(kind, known, shown=20)}.",
+            f"{kind[:80]!r} is not a {what}. {nearest(kind, known, shown=20)}.",
             code=Code.ENGINE_UNKNOWN,
             path=(*path, "type"),
         )
@@ -118,7 +118,7 @@ class ParslEngine(EngineConfig):
     @classmethod
     def _known_strategy(cls, value: Any) -> Any:
         if isinstance(value, str) and value not in parsl.STRATEGIES:
-            raise ConfigFault(f"{value!r} is not a strategy. {nearest(value, parsl.STRATEGIES)}.")
+            raise ConfigFault(f"{value[:80]!r} is not a strategy. {nearest(value, parsl.STRATEGIES)}.")
         return value
 
     @field_validator("job_status_kwargs", mode="before")
@@ -180,7 +180,7 @@ def _known_engine(value: Any) -> Any:
         raise ConfigFault("wanted `type: NAME` and its options. Known types: " + ", ".join(_BY_TYPE) + ".")
     if value["type"] not in _BY_TYPE:
         raise ConfigFault(
-            f"{value['type']!r} is not an engine. {nearest(value['type'], _BY_TYPE)}.",
+            f"{value['type'][:80]!r} is not an engine. {nearest(value['type'], _BY_TYPE)}.",
             code=Code.ENGINE_UNKNOWN,
             path=("type",),
         )

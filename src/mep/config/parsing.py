@@ -74,6 +74,7 @@ def build(model: type[M], located: Located, *, source: str) -> M:
 
 def nearest(word: str, known: Iterable[str], *, shown: int = 8) -> str:
     """Return "Did you mean 'x'?" and the known words, nearest first, for a message."""
+    word = word[:80]  # what nobody mistyped is compared for ever
     ordered = sorted(known, key=lambda k: -difflib.SequenceMatcher(None, word.lower(), k.lower()).ratio())
     if not ordered:
         return ""
@@ -100,7 +101,7 @@ def dotted(path: Path) -> str:
     """Return a path as people write it: a.b[0]."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+        text += f"[{part}]" if isinstance(part, int) else (f".{part[:80]}" if text else part[:80])
     return text
 
 

@@ -24,6 +24,7 @@ MAX_DEPTH: Final = 50
 Path = tuple[str | int, ...]
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_MOST_BITS: Final = 256  # beyond 4300 digits, which hexadecimal can say, Python does not even show it
 _MAP, _SEQ, _STR, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "merge"))
 _SCALARS: Final = {f"tag:yaml.org,2002:{n}" for n in ("null", "bool", "int", "float", "str", "timestamp")}
 
@@ -100,8 +101,11 @@ class _Walk:
         if isinstance(node, yaml.SequenceNode) and node.tag == _SEQ:
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
-            return self._loader.construct_object(node)
-        raise self.wrong(node.start_mark, f"the tag {node.tag!r} is not allowed here; write plain values")
+            value = self._loader.construct_object(node)
+            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+                raise self.wrong(node.start_mark, "a number that large cannot be meant")
+            return value
+        raise self.wrong(node.start_mark, f"the tag {node.tag[:80]!r} is not allowed here; write plain values")
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -115,9 +119,9 @@ class _Walk:
                 continue
             key = self._value(key_node, (*path, "?"))
             if not isinstance(key, str):
-                raise self.wrong(key_node.start_mark, f"the key {key!r} must be a text; put it in quotes")
+                raise self.wrong(key_node.start_mark, f"the key {repr(key)[:80]} must be a text; put it in quotes")
             if key in found:
-                raise self.wrong(key_node.start_mark, f"the key {key!r} is there twice")
+                raise self.wrong(key_node.start_mark, f"the key {key[:80]!r} is there twice")
             self._lines[(*path, key)] = key_node.start_mark.line + 1
             found[key] = self._value(value_node, (*path, key))
         return merged | found

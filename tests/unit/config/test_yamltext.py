@@ -87,3 +87,9 @@ def test_any_text_is_data_or_an_input_error(text: str) -> None:
         load_yaml(text, source="f")
     except InputError:
         pass
+
+
+def test_a_number_that_python_cannot_show_is_refused() -> None:
+    assert load_yaml("a: 0x" + "f" * 60, source="f").data == {"a": 16**60 - 1}
+    with pytest.raises(InputError, match="f line 1: a number that large"):
+        load_yaml("a: 0x" + "f" * 5000, source="f")
