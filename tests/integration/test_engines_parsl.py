@@ -106,6 +106,16 @@ def test_failures_of_tasks_come_back(place: Site, tmp_path: Path) -> None:
         assert result.error_details is not None
         assert result.error_details.code == "WORKER_LOST", result.data
 
+        def forks() -> int:
+            import os
+
+            pid = os.fork()
+            if pid:
+                os.waitpid(pid, 0)  # for ever, if the child became a worker too
+            return pid
+
+        assert place.run(forks, timeout_s=60) > 0
+
         refused = place.submit_buffer(task_buffer(int), headers={envelope.HEADER_RESOURCES: '{"num_nodes": 2}'})
         result = place.result(refused)
         assert result.error_details is not None

@@ -22,6 +22,7 @@ from msgspec import UNSET
 
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
+from mep.daemon.freshstart import execute_boot
 from mep.serialize.facade import Serializer
 from mep.wire import command, envelope, seal, sealed
 from mep.wire.command import AmqpCreds, QueueInfo, StartArguments, StartCommand
@@ -301,9 +302,11 @@ def user_endpoint(
     *,
     options: dict[str, Any] | None = None,
     expect_ready: bool = True,
+    fresh: bool = False,
     **launch: Any,
 ) -> Iterator[Running]:
-    """Fork a user endpoint for `place`, as the monitor would after the drop (here: the same uid)."""
+    """Fork a user endpoint for `place`, as the monitor would after the drop (here: the same uid). `fresh`: in an
+    interpreter of its own, as with `spawn: exec`."""
     from mep.endpoint import boot
 
     ours, theirs = channel_pair()
@@ -336,6 +339,8 @@ def user_endpoint(
             # pytest's own streams write to descriptors that are closed now, and belong to others in a moment
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+            if fresh:
+                execute_boot(sys.executable, Launch(**given), {**os.environ, "PYTHONPATH": ":".join(sys.path)})
             os._exit(boot.run(Launch(**given)))
         finally:
             os._exit(99)

@@ -6,10 +6,13 @@ import os
 import sys
 
 from mep.endpoint.boot import preload, run
+from mep.engines.worker import flush_output
 from mep.wire.launch import decode
 
 if __name__ == "__main__":
     with os.fdopen(int(sys.argv[1]), "rb") as told:
         launch = decode(told.read())
     preload(())
-    sys.exit(run(launch))
+    status = run(launch)
+    flush_output()
+    os._exit(status)  # sys.exit would wait for threads that users' functions left behind
