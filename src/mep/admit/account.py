@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,11 @@ class Account:
     home: str
     shell: str
     gecos: str = ""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What the system says about names in the rules: an account or group has one number, maybe more names."""
+
+    uids: Mapping[str, int] = field(default_factory=dict)
+    gids: Mapping[str, int] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from mep.admit.account import Account
+from mep.admit.account import Account, Ids
 from mep.base.codes import Code
 from mep.base.errors import RefusedError
 
@@ -67,11 +67,14 @@ def check_name(user: str) -> str:
     return user
 
 
-def check_account(account: Account, config: AccountRules, *, gate_uid: int | None = None) -> None:
+def check_account(
+    account: Account, config: AccountRules, *, gate_uid: int | None = None, ids: Ids | None = None
+) -> None:
     """Raise RefusedError(IDENTITY_*) unless user endpoints may run as `account`.
 
-    `gate_uid`: the gate's own account, which holds the endpoint's credentials. The order is fixed: the rules that
-    no setting can lift come first.
+    `gate_uid`: the gate's own account, which holds the endpoint's credentials. `ids`: of the accounts and groups
+    that are denied, so that another name for one of them is denied as well. The order is fixed: the rules that no
+    setting can lift come first.
     """
     check_name(account.name)
     if account.uid == 0:
@@ -82,14 +85,16 @@ def check_account(account: Account, config: AccountRules, *, gate_uid: int | Non
         raise _refused(
             Code.IDENTITY_UID_TOO_LOW, f"{account.name!r} has uid {account.uid}, below min_uid {config.min_uid}"
         )
-    _check_lists(account, config)
+    _check_lists(account, config, ids or Ids())
 
 
-def _check_lists(account: Account, config: AccountRules) -> None:
-    rule = _first_match([account.name], config.denied_users)
+def _check_lists(account: Account, config: AccountRules, ids: Ids) -> None:
+    names = [account.name, *(name for name, uid in ids.uids.items() if uid == account.uid)]
+    rule = _first_match(names, config.denied_users)
     if rule is not None:
         raise _refused(Code.IDENTITY_DENIED, f"{account.name!r} matches {rule!r} of denied_users")
-    rule = _first_match(account.group_names, config.denied_groups)
+    groups = [*account.group_names, *(name for name, gid in ids.gids.items() if gid in account.gids)]
+    rule = _first_match(groups, config.denied_groups)
     if rule is not None:
         raise _refused(Code.IDENTITY_DENIED, f"{account.name!r} is in a group matching {rule!r} of denied_groups")
     if config.allowed_users is None and config.allowed_groups is None:

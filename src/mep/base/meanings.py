@@ -21,7 +21,7 @@ MEANINGS: Final[dict[Code, str]] = {
     Code.PAM_REFUSED: "PAM does not admit the account (expired, nologin, access rules, limits ...).",
     Code.ENDPOINT_FULL: "As many user endpoints run as `max_user_endpoints` allows, or too many starts wait.",
     Code.USER_LIMIT_REACHED: "The user has as many user endpoints as `max_user_endpoints_per_user` allows.",
-    Code.START_RATE_EXCEEDED: "More starts within a minute than `start_rate_per_user` allows, or too many wait at once.",
+    Code.START_RATE_EXCEEDED: "More starts within a minute than `start_rate_per_user` allows, or too many wait.",
     Code.ENDPOINT_DRAINING: "The endpoint finishes its work and takes no new (`mep drain`).",
     Code.ENDPOINT_STOPPING: "The endpoint is being stopped.",
     Code.AUDIT_UNWRITABLE: "The audit log cannot be written, so no work is taken.",

@@ -93,12 +93,13 @@ def map_identity(
 
 def _account(config: Any, username: str) -> tuple[dict[str, Any] | None, MepError | None]:
     from mep.admit.rules import check_account, check_name
-    from mep.host.accounts import find_account
+    from mep.host.accounts import find_account, find_ids
 
     account = None
     try:
         account = find_account(check_name(username))
-        check_account(account, config, gate_uid=_uid_or_none(config.gate_user))
+        ids = find_ids(account, config.denied_users, config.denied_groups)
+        check_account(account, config, gate_uid=_uid_or_none(config.gate_user), ids=ids)
     except MepError as error:
         return (asdict(account) if account else None), error
     return asdict(account), None

@@ -47,7 +47,7 @@ class Keeper:
         self._endings = Endings(loop, grace_s=endpoint.grace_s, on_stuck=self._on_stuck)
         self._turns = Turns(loop, asking=self._asking, present=self._ueps.__contains__, late=self._waited_too_long)
         self._hearing = Hearing(loop, self._handlers(), break_off=self._endings.kill)
-        self._recent: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=1000))
+        self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=1000))
         self.draining = False
         self.stopping = False
         self._outcomes = ties.outcomes
@@ -209,8 +209,12 @@ class Keeper:
         """Raise MepError unless one more may run for its user; from then on it counts, and is written down."""
         if self.stopping:
             raise stopping()
-        now, recent = time.monotonic(), self._recent[uep.user]
-        others = [Running(u.uep_id, u.user) for u in self._ueps.values() if u is not uep and u.user]
+        now, recent = time.monotonic(), self._recent[uep.uid]
+        others = [  # an account may have several names
+            Running(u.uep_id, uep.user if u.uid == uep.uid else u.user)
+            for u in self._ueps.values()
+            if u is not uep and u.user
+        ]
         rules = self._ties.rules()
         check_load(others, uep.user, rules, draining=self.draining, recent_starts=recent, now=now)
         if uep.wishes.first is not None:
@@ -264,8 +268,9 @@ class Keeper:
         self._maybe_empty()
 
     def stop_user(self, user: str) -> int:
-        """Ask the user endpoints of one account to finish; return how many there are."""
-        theirs = [uep for uep in self._ueps.values() if uep.user == user]
+        """Ask the user endpoints of one account (a name, or a uid) to finish; return how many there are."""
+        uids = {uep.uid for uep in self._ueps.values() if uep.user and user in (uep.user, str(uep.uid))}
+        theirs = [uep for uep in self._ueps.values() if uep.uid in uids]
         for uep in theirs:
             self._endings.quit(uep)
         return len(theirs)

@@ -25,7 +25,7 @@ from mep.config.endpoint import EndpointConfig
 from mep.daemon.freshstart import execute_boot, fresh_interpreter
 from mep.daemon.settings import Endpoint
 from mep.daemon.state import clean_environment
-from mep.host.accounts import find_account, own_account
+from mep.host.accounts import find_account, find_ids, own_account
 from mep.identity.mapping import Mapping, Match, not_mapped, usable
 from mep.priv import fds, session, syscalls
 from mep.priv.become import Terms, User, become_user, settle, take_groups
@@ -181,7 +181,8 @@ def _who(request: Request) -> tuple[Account, Match | None]:
         raise not_mapped(claims.ids)
     account = find_account(check_name(match.username))
     gate_uid = endpoint.gate_user.uid if endpoint.gate_user else None
-    check_account(account, request.config, gate_uid=gate_uid)
+    ids = find_ids(account, request.config.denied_users, request.config.denied_groups)
+    check_account(account, request.config, gate_uid=gate_uid, ids=ids)
     return account, match
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from collections.abc import Sequence
 
-from mep.admit.account import Account
+from mep.admit.account import Account, Ids
 from mep.base.codes import Code
 from mep.base.errors import RefusedError
 
@@ -22,6 +23,37 @@ def find_account(name: str) -> Account:
             admin_text=f"The mapping names the account {name[:64]!r}, which does not exist here.",
         ) from None
     return _account(entry)
+
+
+def find_ids(account: Account, users: Sequence[str], groups: Sequence[str]) -> Ids:
+    """Return the numbers of those accounts and groups that exist, and of the usual name of `account`'s own uid.
+
+    A number stands for itself. Patterns have none: they are for names. Privilege: none.
+    """
+    uids = {name: uid for name in users if (uid := _uid_of(name)) is not None}
+    try:
+        uids.setdefault(pwd.getpwuid(account.uid).pw_name, account.uid)
+    except KeyError:
+        pass
+    return Ids(uids, {name: gid for name in groups if (gid := _gid_of(name)) is not None})
+
+
+def _uid_of(name: str) -> int | None:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _gid_of(name: str) -> int | None:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
 
 
 def own_account() -> Account:

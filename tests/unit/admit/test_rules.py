@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mep.admit.account import Account
+from mep.admit.account import Account, Ids
 from mep.admit.rules import Running, check_account, check_load, check_name
 from mep.base.codes import Code
 from mep.base.errors import RefusedError
@@ -137,6 +137,13 @@ def test_the_user_is_told_no_local_name_and_no_number(who: Account, rules: dict[
     told = error.user_text + error.step  # the code itself may say ROOT
     assert not [fact for fact in ("planted", "777", "1000", "5555", "root", "mep") if fact in told.lower()]
     assert "planted" in error.for_admin()
+
+
+def test_another_name_of_a_denied_account_or_group_is_denied() -> None:
+    ids = Ids(uids={"alicia": 2001, "bob": 2002}, gids={"others": 3000, "none": 4000})
+    for rules in ({"denied_users": ["alicia"]}, {"denied_users": ["ali?ia"]}, {"denied_groups": ["others"]}):
+        assert refusal(account(), config(**rules), ids=ids).code is Code.IDENTITY_DENIED
+    check_account(account(), config(denied_users=["bob", "2*", "[0-9]*"], denied_groups=["none", "3*"]), ids=ids)
 
 
 def running(*users: str) -> list[Running]:

@@ -8,7 +8,7 @@ import pwd
 import pytest
 
 from mep.base.errors import RefusedError
-from mep.host.accounts import find_account, own_account
+from mep.host.accounts import find_account, find_ids, own_account
 
 
 def test_an_account_has_all_its_groups() -> None:
@@ -28,3 +28,10 @@ def test_an_unknown_one_has_a_code_and_no_name_for_the_user() -> None:
 
 def test_our_own() -> None:
     assert own_account().uid == os.geteuid()
+
+
+def test_the_numbers_of_names_and_of_numbers_and_no_others() -> None:
+    me = own_account()
+    ids = find_ids(me, ["root", "1234", "no-such-account", "ro*", ""], ["root", "no-such-group", "77"])
+    assert ids.uids == {"root": 0, "1234": 1234, me.name: me.uid}
+    assert ids.gids == {"root": 0, "77": 77}
