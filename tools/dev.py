@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import devenv
+import fuzz as fuzzing
 import linters
 import mutations
 import tiers
@@ -27,6 +28,7 @@ HELP = """usage: ./dev COMMAND
   check                the linters alone, quickly
   mutate [NAME...]     take the product's mechanisms away one by one: the tests that promise them must fail;
                        --list shows them, --room R runs those of tests/mutations/R.toml (root)
+  fuzz [MINUTES]       every decoder, guided by coverage, and every route of the relay (10); --help tells more
   demo [--json]        two users on one endpoint, from nothing to nothing (root)
   chaos [...]          everything killed at random under load, every task accounted for; --help tells more (root)
   trials [...]         every end of a user endpoint, 100 times: nothing is left; --storm: 200 users at once (root)
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> int:
         "test": test,
         "check": check,
         "mutate": mutate,
+        "fuzz": fuzz,
         "demo": demo,
         "bench": bench,
         "chaos": chaos,
@@ -105,6 +108,10 @@ def check(_argv: list[str]) -> int:
 
 def mutate(argv: list[str]) -> int:
     return mutations.main(argv, devenv.prepare(ROOT, apt=os.geteuid() == 0))
+
+
+def fuzz(argv: list[str]) -> int:
+    return fuzzing.start(devenv.prepare(ROOT, apt=os.geteuid() == 0), argv)
 
 
 def demo(argv: list[str]) -> int:
