@@ -84,7 +84,7 @@ class Container:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={"PATH": SYSTEM_PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": str(int(pure))},
+                env={"PATH": SYSTEM_PATH, **({"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"} if pure else {})},
             )
         guards.expected.add(self._process.pid)
         self._leader = until(self._find_leader, "the container has a process 1")
@@ -106,8 +106,8 @@ class Container:
             try:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
-                for group in self._own[:1]:
-                    (group / "cgroup.kill").write_text("1")
+                for switch in filter(Path.exists, (group / "cgroup.kill" for group in self._own)):
+                    switch.write_text("1")
                 self._process.wait(10)
         for group in self._own:
             for folder, _, _ in os.walk(group, topdown=False):

@@ -35,11 +35,11 @@ _HELPER = "#!/bin/sh\n[ $PAM_TYPE = close_session ] || setsid -f sleep 31415 </d
 
 
 @contextmanager
-def systemd_machine(mep: str, *, pure: bool = True) -> Iterator[Container]:
+def systemd_machine(mep: str, *, pure: bool = True, name: str = "mep-machine") -> Iterator[Container]:
     """Boot a machine with the unit in place; `pure`: cgroups version 2 only."""
     if trouble := nspawn.why_not():
         pytest.skip(trouble)
-    made = Container(Path(tempfile.mkdtemp(prefix="mep-machine-", dir="/run")), "mep-machine")
+    made = Container(Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/run")), name)
     try:
         install(made, mep)
         made.boot(pure=pure)
@@ -59,6 +59,7 @@ def install(container: Container, mep: str) -> None:
     for variable in python_path():
         container.write("/etc/systemd/system/mep@.service.d/test.conf", f"[Service]\nEnvironment={variable}\n")
     container.write("/etc/pam.d/mep", PAM_SERVICE)
+    container.write("/etc/pam.d/mep-hangs", f"{PAM_SERVICE}session required pam_exec.so /bin/sleep 16180\n")
     container.write("/usr/local/bin/note", _NOTE, mode=0o755)
     container.write(HELPER, _HELPER, mode=0o755)
     # the user's manager goes with the last session of the user, after 10 s otherwise
@@ -71,12 +72,12 @@ class UnitSite:
     """One endpoint of the container, `mep@NAME`."""
 
     def __init__(
-        self, container: Container, relay: Relay, name: str, *, pam: bool = False, secret: str = "", **config: Any
+        self, container: Container, relay: Relay, name: str, *, pam: str = "", secret: str = "", **config: Any
     ) -> None:
-        """Write its files. `config`: further settings of config.yaml; `secret`: instead of the right one."""
+        """Write its files. `pam`: a service; `secret`: instead of the right one; `config`: further settings."""
         self.machine, self.name, self.unit = container, name, f"mep@{name}.service"
         if pam:
-            config["pam"] = {"enable": True, "service_name": "mep"}
+            config["pam"] = {"enable": True, "service_name": pam}
         self._settings = {"relay": relay.url, "start_rate_per_user": None, **config}
         self._write_settings()
         self.write("user_config_template.yaml.j2", THREADS)

@@ -196,7 +196,9 @@ def run_by_own_manager(*options: str) -> str:
 
 
 def sessions(site: UnitSite) -> list[str]:
-    return site.machine.run("loginctl", "list-sessions", "--no-legend").splitlines()
+    """Return the ids of all sessions that logind knows."""
+    lines = site.machine.run("loginctl", "list-sessions", "--no-legend").splitlines()
+    return [line.split()[0] for line in lines]
 
 
 def noted(site: UnitSite) -> list[str]:
@@ -207,7 +209,7 @@ def noted(site: UnitSite) -> list[str]:
 @pytest.fixture(scope="module")
 def pam_unit(machine: Container, relay: Relay) -> UnitSite:
     """An endpoint whose PAM stack contains pam_systemd."""
-    site = UnitSite(machine, relay, "pam", pam=True)
+    site = UnitSite(machine, relay, "pam", pam="mep")
     site.drop_in("[Unit]\nStartLimitBurst=100\n[Service]\nRestartSec=10ms\n")
     return site
 
@@ -229,7 +231,7 @@ def test_with_pam_systemd_a_clean_stop_leaves_no_process(pam_site: UnitSite) -> 
         seen = executor.submit(see_session).result(WAIT_S)
     assert seen["folder"] == f"/run/user/{ALICE}"
     assert pam_site.machine.run("cat", f"/run/user/{ALICE}/by-the-function") == "here"
-    assert [line.split()[0] for line in sessions(pam_site)] == [seen["id"]]
+    assert sessions(pam_site) == [seen["id"]]
     [helper] = pam_site.machine.processes_like("sleep 31415")
     assert pam_site.machine.cgroup_of(helper).endswith(f"/user-{ALICE}.slice/session-{seen['id']}.scope")
     pam_site.systemctl("stop")
@@ -266,7 +268,7 @@ def test_with_pam_systemd_the_session_ends_with_the_user_endpoint(pam_site: Unit
         elif end == "stopped":
             pam_site.machine.run("mep", "stop-user", "pam", "alice")
         else:
-            pam_site.machine.run("loginctl", "terminate-session", own.split()[0])
+            pam_site.machine.run("loginctl", "terminate-session", own)
         until(lambda: not alive(list(found)), "all of the user endpoint's processes are gone", timeout_s=GONE_S)
         until(lambda: sessions(pam_site) == [others], "its session is gone, and no other")
         assert pam_site.machine.processes_like("sleep 999"), "nor anything of another session"
@@ -292,3 +294,45 @@ def test_what_a_users_own_manager_runs_ends_with_it(pam_site: UnitSite, kind: li
     until(lambda: pam_site.machine.processes_like("sleep 27182"), "it runs")
     pam_site.systemctl("stop")
     pam_site.until_gone(within_s=5)
+
+
+def test_with_pam_systemd_a_module_that_hangs_does_not_outlive_the_monitor(
+    machine: Container, relay: Relay, sdk_env: SdkEnv
+) -> None:
+    site = UnitSite(machine, relay, "hangs", pam="mep-hangs")
+    site.drop_in("[Service]\nRestart=no\n")
+    site.systemctl("start")
+    sdk_env("alice@example.org")
+    executor = by_source(site.id)
+    try:
+        executor.submit(process_id)
+        [module] = until(lambda: machine.processes_like("sleep 16180"), "the module hangs")
+        assert titled("mep session: hangs alice")
+        kill_9(site.monitor())
+        until(lambda: not titled(": hangs"), "the session process is gone", timeout_s=GONE_S)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+    kill_9(module)
+    for helper in machine.processes_like("sleep 31415"):
+        kill_9(helper)
+    until(lambda: not sessions(site), "no session is left")
+
+
+def test_beside_version_1_of_cgroups_it_is_the_same(
+    mep: str, relay: Relay, machine: Container, sdk_env: SdkEnv
+) -> None:
+    with systemd_machine(mep, pure=False, name="mep-hybrid") as hybrid:
+        site = UnitSite(hybrid, relay, "hybrid", pam="mep")
+        site.drop_in("[Service]\nRestartSec=10ms\n")
+        site.systemctl("start")
+        assert f"/sys/fs/cgroup/unified{site.cgroup()}" in site.status()["kept_by"]
+        sdk_env("alice@example.org")
+        use(site)
+        before = site.monitor()
+        kill_9(before)
+        site.until_gone(within_s=GONE_S)
+        until(lambda: site.show("ActiveState") == "active" and site.monitor() != before, "it is up again")
+        use(site)
+        site.systemctl("stop")
+        assert site.processes() == {}
+        until(lambda: not sessions(site), "no session is left")
