@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,24 +14,14 @@ from mep.base.exits import Exit
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
 from mep.config.user_endpoint import load_user_endpoint_config
-from mep.relay.brokeraddress import BrokerAddress
 from mep.template import ReservedVariables, render
 from mep.wire.privsep import Failed, Note, Quit, Refresh
-from support.broker import broker, broker_node
-from support.uep import Site, payload_fd, site, task_buffer, user_endpoint, value_of
+from support.uep import Site, payload_fd, task_buffer, user_endpoint, value_of
 from support.wait import until
-
-__all__ = ["broker", "broker_node"]
 
 THREADS = "engine:\n  type: ThreadPoolEngine\n  max_workers: 1\n"
 PROCESSES = "engine:\n  type: ProcessPoolEngine\n  max_workers: 1\n"
 IDLE = "idle_heartbeats_soft: 1\nheartbeat_period: 5\n"
-
-
-@pytest.fixture
-def place(broker: BrokerAddress) -> Iterator[Site]:
-    with site(broker.amqp.reveal()) as made:
-        yield made
 
 
 def _blocks(flag: str) -> int:

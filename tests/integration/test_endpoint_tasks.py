@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mep.base.ids import new_id
-from mep.relay.brokeraddress import BrokerAddress
 from mep.wire import envelope
-from support.broker import broker, broker_node
-from support.uep import Running, Site, site, task_buffer, user_endpoint
+from support.uep import Running, Site, task_buffer, user_endpoint
 
-__all__ = ["broker", "broker_node"]
-
-THREADS = "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n"
-
-
-@pytest.fixture
-def place(broker: BrokerAddress) -> Iterator[Site]:
-    with site(broker.amqp.reveal()) as made:
-        yield made
-
-
-@pytest.fixture
-def running(place: Site, tmp_path: Path) -> Iterator[Running]:
-    with user_endpoint(place, tmp_path, THREADS) as made:
-        yield made
+TEMPLATE = "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n"
 
 
 def test_a_task_returns_its_value(place: Site, running: Running) -> None:
@@ -97,7 +80,7 @@ def test_garbage_for_a_named_task_fails_that_task(place: Site, running: Running)
 
 def test_a_function_that_is_not_allowed_is_refused(place: Site, tmp_path: Path) -> None:
     allowed, other = new_id(), new_id()
-    with user_endpoint(place, tmp_path, THREADS, allowed_functions=(allowed,)):
+    with user_endpoint(place, tmp_path, TEMPLATE, allowed_functions=(allowed,)):
         refused = place.result(place.submit(int, headers={envelope.HEADER_FUNCTION: other}))
         assert refused.error_details is not None
         assert refused.error_details.code == "FUNCTION_NOT_ALLOWED"

@@ -13,11 +13,9 @@ import pytest
 from mep.relay.brokeraddress import BrokerAddress
 from mep.serialize.facade import Serializer
 from mep.wire.packing import pack
-from support.broker import broker, broker_node, temporary_vhost
+from support.broker import temporary_vhost
 from support.uep import Site, site, user_endpoint
 from support.wait import until
-
-__all__ = ["broker", "broker_node"]
 
 ENGINES = {
     "threads": "engine:\n  type: ThreadPoolEngine\n  max_workers: 1\n",

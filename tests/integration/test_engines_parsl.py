@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from mep.relay.brokeraddress import BrokerAddress
 from mep.wire import envelope
 from mep.wire.privsep import Failed
 from mep.wire.taskevents import Place
-from support.broker import broker, broker_node
-from support.uep import Running, Site, site, task_buffer, user_endpoint, value_of
+from support.uep import Running, Site, task_buffer, user_endpoint, value_of
 from support.wait import until
-
-__all__ = ["broker", "broker_node"]
 
 PARSL = """
 engine:
@@ -29,12 +22,6 @@ engine:
     min_blocks: 0
     max_blocks: 1
 """
-
-
-@pytest.fixture
-def place(broker: BrokerAddress) -> Iterator[Site]:
-    with site(broker.amqp.reveal()) as made:
-        yield made
 
 
 def _commands() -> dict[int, str]:

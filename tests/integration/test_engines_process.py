@@ -5,33 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mep.relay.brokeraddress import BrokerAddress
 from mep.wire.taskevents import Place
-from support.broker import broker, broker_node
-from support.uep import Running, Site, site, task_buffer, user_endpoint, value_of
+from support.uep import Running, Site, task_buffer, user_endpoint, value_of
 from support.wait import until
 
-__all__ = ["broker", "broker_node"]
-
-PROCESSES = "engine:\n  type: ProcessPoolEngine\n  max_workers: 2\n"
-
-
-@pytest.fixture
-def place(broker: BrokerAddress) -> Iterator[Site]:
-    with site(broker.amqp.reveal()) as made:
-        yield made
-
-
-@pytest.fixture
-def running(place: Site, tmp_path: Path) -> Iterator[Running]:
-    with user_endpoint(place, tmp_path, PROCESSES) as made:
-        yield made
+TEMPLATE = "engine:\n  type: ProcessPoolEngine\n  max_workers: 2\n"
 
 
 def _segfault() -> None:
@@ -89,7 +73,7 @@ def test_a_crash_fails_its_task_alone_and_says_how(
 
 def test_the_worker_of_a_task_is_told(place: Site, tmp_path: Path) -> None:
     """To the audit log, when the worker has the task and not only with its end."""
-    with user_endpoint(place, tmp_path, PROCESSES, task_events=True) as running:
+    with user_endpoint(place, tmp_path, TEMPLATE, task_events=True) as running:
 
         def pid() -> int:
             import os

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mep.relay.brokeraddress import BrokerAddress
-from support.broker import broker, broker_node
-from support.uep import Site, site, user_endpoint, value_of
+from support.uep import Site, user_endpoint, value_of
 from support.wait import until
-
-__all__ = ["broker", "broker_node"]
 
 PROCESSES = "engine:\n  type: ProcessPoolEngine\n  max_workers: 2\n"
 PARSL = """
@@ -27,12 +23,6 @@ engine:
     max_blocks: 1
 """
 RETRY = "retry_lost_tasks: true\n"
-
-
-@pytest.fixture
-def place(broker: BrokerAddress) -> Iterator[Site]:
-    with site(broker.amqp.reveal()) as made:
-        yield made
 
 
 def _waiter() -> Callable[[str], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - see `stop`
 import dataclasses
 import logging
 import os
@@ -124,6 +125,8 @@ class GlobusComputeEngine:
         self._held = self._stopped = True
         self._waiting.clear()
         self._scaler.stop()
+        # `to_thread` would import the thread pool at its first use, which registers hooks for forks: one that the
+        # scaler makes at that moment would run the second hook without the first, and release a lock of ours
         ended = await asyncio.to_thread(self._scaler.join, _STOP_WITHIN_S)
         if not ended:
             log.error("stop: Parsl did not end within %.0f s", _STOP_WITHIN_S)

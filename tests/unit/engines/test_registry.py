@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,3 +54,10 @@ def test_wrong_allowed_serializers_are_refused_at_the_start(tmp_path: Path) -> N
     settings = ThreadSettings(type="ThreadPoolEngine", allowed_serializers=("no.such.Thing",))
     with pytest.raises(InputError, match=r"no\.such\.Thing"):
         make_bench(settings, around(tmp_path), owns_process=True)
+
+
+def test_the_parsl_engine_imports_nothing_that_hooks_forks_once_it_has_threads() -> None:
+    code = "import mep.engines.parsl, sys; print('concurrent.futures.thread' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout == "True\n"
