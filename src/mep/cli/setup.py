@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mep.base.codes import Code
-from mep.base.errors import InputError, MepError, RefusedError, ServiceError
+from mep.base.errors import HostError, InputError, MepError, RefusedError, ServiceError
 from mep.base.ids import is_uuid
 from mep.cli.context import Cli, endpoint_argument, pass_cli
 from mep.cli.files import load_endpoint, parse_mapping, parse_schema, read_given
@@ -70,9 +70,27 @@ def configure(
             f"{paths.directory} exists already; nothing was changed.",
             step=f"Choose another name, or remove it with `mep delete {name}`.",
         )
+    if cli.privileged:
+        _check_place(paths.directory.parent)
     texts = _texts(cli, paths, given, core)
     _write(paths.directory, texts)
     _report(cli, paths, texts, as_json=as_json, has_mapping=given["mapping"] is not None)
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse to write where others can change it: what root writes there, they steer, and it would not start."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        check_directory(folder)
+    except HostError as error:
+        if error.code is not Code.CONFIG_UNTRUSTED:
+            raise
+        raise RefusedError(
+            Code.CONFIG_UNTRUSTED,
+            f"Nothing was written: {error.admin_text}",
+            step="Configure it in a folder that only root can change: --config-dir /etc/mep.",
+        ) from None
 
 
 def _texts(cli: Cli, paths: EndpointPaths, given: dict[str, Any], core: Path | None) -> dict[str, str]:
@@ -219,7 +237,13 @@ def delete(cli: Cli, name: str, *, force: bool, yes: bool) -> None:
         raise RefusedError(Code.ALREADY_RUNNING, f"{paths.name!r} is running; nothing was deleted.")
     if not yes:
         click.confirm(f"Delete the endpoint {paths.name!r} and everything in {paths.directory}?", abort=True)
-    endpoint_id = read_endpoint_id(paths)
+    try:
+        endpoint_id = read_endpoint_id(paths)
+    except MepError as error:
+        if not force:
+            raise
+        endpoint_id = ""
+        click.echo(f"mep: warning: the relay was not told: {error.admin_text}", err=True)
     if endpoint_id:
         _tell_relay(cli, paths.name, endpoint_id, force=force)
     for folder in (paths.run_dir, paths.state_dir, paths.directory):

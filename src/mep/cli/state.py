@@ -7,16 +7,26 @@ import json
 import os
 import socket
 
+from mep.base.codes import Code
+from mep.base.errors import MepError
 from mep.base.ids import is_uuid
+from mep.cli.files import read_own
 from mep.config.paths import EndpointPaths
 
 
 def read_endpoint_id(paths: EndpointPaths) -> str:
-    """Return the id the endpoint is registered under, or "" if it never was (or we may not look)."""
+    """Return the id the endpoint is registered under, or "" if it never was (or we may not look).
+
+    HostError(CONFIG_UNTRUSTED) if others than root and the caller could have written it.
+    """
     for path in (paths.state_dir / "endpoint.json", paths.endpoint_json):
         try:
-            document = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError):
+            document = json.loads(read_own(path))
+        except (ValueError, RecursionError):
+            continue
+        except MepError as error:
+            if error.code is Code.CONFIG_UNTRUSTED:
+                raise
             continue
         found = document.get("endpoint_id") if isinstance(document, dict) else None
         if is_uuid(found):

@@ -66,7 +66,7 @@ class Monitor:
         self._endpoint, self._parts, self._on_up = endpoint, parts, on_up
         self._name = endpoint.name
         setproctitle.setproctitle(f"mep monitor: {self._name}")
-        self._state = State(endpoint.paths)
+        self._state = State(endpoint.paths, privileged=endpoint.privileged)
         make_private_directory(endpoint.paths.run_dir)
         self._files = LiveFiles(
             endpoint.paths,

@@ -16,6 +16,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError, RefusedError
 from mep.base.ids import is_uuid
 from mep.config.paths import EndpointPaths
+from mep.host.trusted import open_trusted
 from mep.wire import signing
 from mep.wire.keys import PublicKey
 
@@ -27,14 +28,14 @@ _REPLAYS = "replays"
 class State:
     """The files of the state directory, which belongs to the daemon's user and is closed to all others (0700)."""
 
-    def __init__(self, paths: EndpointPaths) -> None:
+    def __init__(self, paths: EndpointPaths, *, privileged: bool = False) -> None:
         """Make the directory, read what is there. HostError(CONFIG_UNTRUSTED | CONFIG_UNREADABLE).
 
-        Privilege: the owner of the directory.
+        `privileged`: what it remembers steers root. Privilege: the owner of the directory.
         """
         self._directory = paths.state_dir
         make_private_directory(self._directory)
-        self.endpoint_id = self._read_id(paths.endpoint_json)
+        self.endpoint_id = self._read_id(paths.endpoint_json, privileged=privileged)
         self.keys: dict[str, PublicKey] = self._read_keys()
         self.replays = self._read_replays()
 
@@ -56,13 +57,15 @@ class State:
             self.endpoint_id = endpoint_id
             self._write("endpoint.json", json.dumps({"endpoint_id": endpoint_id}))
 
-    def _read_id(self, stock: Path) -> str:
-        for path in (self._directory / "endpoint.json", stock):
-            document = _read_json(path)
-            found = document.get("endpoint_id") if isinstance(document, dict) else None
-            if isinstance(found, str) and is_uuid(found):
-                return found
-        return ""
+    def _read_id(self, stock: Path, *, privileged: bool) -> str:
+        """Return the id, or "". That of a stock folder is used if it is as safe as the folder's other files."""
+        own = self._directory / "endpoint.json"
+        if found := _id_in(_read_json(own)):
+            return found
+        if privileged and stock.exists():
+            with open_trusted(stock):
+                pass  # it was safe, and so is every folder above it: it still is
+        return _id_in(_read_json(stock))
 
     # ---- the relay's keys: trust on first use ----
 
@@ -175,6 +178,11 @@ class State:
 
     def _write(self, name: str, text: str) -> None:
         write_private(self._directory / name, text)
+
+
+def _id_in(document: object) -> str:
+    found = document.get("endpoint_id") if isinstance(document, dict) else None
+    return found if isinstance(found, str) and is_uuid(found) else ""
 
 
 def _read_json(path: Path) -> object:

@@ -131,11 +131,40 @@ def test_root_is_warned_that_nobody_is_mapped(command: MepCommand) -> None:
 
 
 @pytest.mark.skipif(not FOR_ROOT, reason="needs root")
-def test_root_is_warned_of_a_folder_that_others_can_change(command: MepCommand) -> None:
+@pytest.mark.parametrize("below", ["", "not/there/yet"])
+def test_root_configures_nothing_where_others_can_change_it(command: MepCommand, below: str) -> None:
     command.etc.mkdir(mode=0o777)
     command.etc.chmod(0o777)
-    answer = command.run("configure", "n", "--relay", "http://r")
+    place = command.etc / below
+    answer = command.run("--config-dir", str(place), "configure", "n", "--relay", "http://r")
+    assert answer.status == 77
+    assert "CONFIG_UNTRUSTED: Nothing was written" in answer.err
     assert f"{command.etc} can be written by" in answer.err
+    assert "--config-dir /etc/mep" in answer.err
+    assert list(command.etc.iterdir()) == []
+
+
+@pytest.mark.skipif(not FOR_ROOT, reason="needs root")
+def test_root_configures_nothing_in_a_users_folder(command: MepCommand) -> None:
+    command.etc.mkdir()
+    os.chown(command.etc, 20001, 20001)
+    answer = command.run("configure", "n", "--relay", "http://r")
+    assert answer.status == 77
+    assert "belongs to uid 20001" in answer.err
+    assert list(command.etc.iterdir()) == []
+
+
+@pytest.mark.skipif(not FOR_ROOT, reason="needs root")
+def test_root_does_not_believe_an_id_that_others_can_change(command: MepCommand, endpoint: Path) -> None:
+    (endpoint / "endpoint.json").write_text('{"endpoint_id": "0123abcd-0000-4000-8000-000000000001"}')
+    (endpoint / "endpoint.json").chmod(0o666)
+    [row] = command.run("list", "--json").json
+    assert row["endpoint_id"] == ""
+    assert "endpoint.json can be written by" in row["problem"]
+    assert command.run("delete", "e", "--yes").status == 77
+    assert endpoint.exists()
+    assert command.run("delete", "e", "--yes", "--force").status == 0
+    assert not endpoint.exists()
 
 
 def test_list_shows_every_endpoint_also_a_broken_one(command: MepCommand, endpoint: Path) -> None:

@@ -52,6 +52,15 @@ def test_a_stock_folders_id_is_used(paths: EndpointPaths) -> None:
     assert State(paths).endpoint_id == endpoint_id
 
 
+def test_a_stock_id_that_others_could_have_written_is_refused_by_its_name(paths: EndpointPaths) -> None:
+    paths.endpoint_json.write_text(json.dumps({"endpoint_id": new_id()}))
+    paths.endpoint_json.chmod(0o666)
+    with pytest.raises(HostError, match="CONFIG_UNTRUSTED") as caught:
+        State(paths, privileged=True)
+    assert f"{paths.endpoint_json} can be written by" in caught.value.admin_text
+    assert State(paths).endpoint_id, "who starts it for themselves may write as they like"
+
+
 def test_keys_are_pinned_at_first_and_change_only_beside_a_known_one(paths: EndpointPaths) -> None:
     State(paths).accept_keys([OLD])
     state = State(paths)
