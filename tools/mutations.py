@@ -54,8 +54,8 @@ def main(argv: list[str], environment: devenv.Environment) -> int:
         entries = mutationlist.read(environment.root)
     except mutationlist.BadListError as error:
         raise devenv.CannotError(str(error)) from None
-    faults = mutationlist.faults(environment.root, entries)
     chosen = _choose(entries, arguments.name, arguments.room)
+    faults = mutationlist.faults(environment.root, chosen)
     if arguments.list:
         for entry in chosen:
             print(f"{entry.room:14} {entry.name:44} {entry.edits[0].file}")

@@ -40,7 +40,7 @@ def explore_all(make: MakeWorld, orders: Iterable[Order], record: Callable[[str,
 
 
 def test_any_two_events_in_any_situation(make: MakeWorld, record_property: Callable[[str, object], None]) -> None:
-    assert explore_all(make, pairs(1), record_property) == len(SITUATIONS) * len(EVENTS) ** 2 == 720
+    assert explore_all(make, pairs(1), record_property) == len(SITUATIONS) * len(EVENTS) ** 2 == 864
 
 
 def test_three_to_six_events_in_any_situation(
@@ -59,10 +59,10 @@ class Races(RuleBasedStateMachine):
     def begin(self, situation: str) -> None:
         self.world = self.make()
         SITUATIONS[situation](self.world)
-        self.happened: set[str] = set()
+        self.happened = {situation}
         self.away = False
 
-    @rule(seconds=st.sampled_from([0.0, 0.2, 8.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.2, 3.0]))
     def submit(self, seconds: float) -> None:
         self.world.do(lambda: self.world.submit(seconds))
 

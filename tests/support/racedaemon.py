@@ -82,16 +82,13 @@ class Daemon:
         )
         self.keeper = Keeper(self.loop, endpoint, ties)  # type: ignore[arg-type]
         self.keeper.draining = world.draining
-        self.process.run(world.loop, self._begin())
+        self.process.run(world.loop, self._start_gate())
 
-    async def _begin(self) -> None:
-        """Introduce itself to the relay, then listen to the broker."""
+    async def _start_gate(self) -> None:
+        """Each gate introduces the endpoint to the relay, then listens to the broker."""
         while not (relay := self.world.relay).ready.is_set() or relay.process.dead:
             await asyncio.sleep(0.05)
         relay.process.call(relay.register)
-        self.start_gate()
-
-    def start_gate(self) -> None:
         if self.over:
             return
         self.gate = Gate(self)
@@ -115,7 +112,8 @@ class Daemon:
         if self.gate is not None and not self.over:
             self.gate.die()
             self.gate = None
-            self.process.call(lambda: self.world.loop.call_later(0.5, self.start_gate))
+            start = lambda: self.process.run(self.world.loop, self._start_gate())  # noqa: E731
+            self.process.call(lambda: self.world.loop.call_later(0.5, start))
 
     def stop(self) -> None:
         """`mep stop`."""
