@@ -33,6 +33,9 @@ APT_PACKAGES = (
     "strace",
     "shellcheck",
     "libpam-modules",
+    "systemd-container",  # with the next two: a container with a real systemd and logind
+    "libpam-systemd",
+    "dbus",
 )
 _SHARED = Path("/var/cache/mep-dev")
 _POLICY = Path("/usr/sbin/policy-rc.d")
