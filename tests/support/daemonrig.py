@@ -116,6 +116,7 @@ _STEPS: dict[str, Any] = {
     "mapped": _say(privsep.Mapped(uid=0, gid=0, user="root", rule="mine", identity="x")),
     "garbage": lambda channel: channel.sock.send(b"\xff\xff\xff") and None,
     "huge": lambda channel: channel.sock.send(b"x" * 70_000) and None,
+    "raw": lambda channel, text: channel.sock.send(bytes.fromhex(text)) and None,
     "serve": _serve,
     "linger": _linger,
     "flood": _flood,

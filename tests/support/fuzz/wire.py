@@ -183,7 +183,7 @@ TARGETS: list[Target] = [
         Target(
             f"privsep, {name}",
             _channel(union),
-            ("wire/privsep.py:_DECODERS", "wire/privsep.py:Channel.receive"),
+            ("wire/privsep.py:_DECODERS", "wire/privsep.py:Channel.__init__", "wire/privsep.py:Channel.receive"),
             tuple(map(msgspec.msgpack.encode, seeds)),
         )
         for name, (union, seeds) in PRIVSEP.items()
