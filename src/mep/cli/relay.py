@@ -34,14 +34,23 @@ def _database_option(function: Any) -> Any:
     )(function)
 
 
+def _stored(function: Any) -> Any:
+    """Where the relay's data is: what every command that reads or changes it is told."""
+    return _data_dir_option(_database_option(function))
+
+
+def _of_user(function: Any) -> Any:
+    """A command of `mep relay user` about one account."""
+    return user.command()(_stored(click.argument("identity")(function)))
+
+
 @click.group()
 def relay() -> None:
     """Serve a relay; make its tokens, clients and users."""
 
 
 @relay.command()
-@_data_dir_option
-@_database_option
+@_stored
 @click.option("--listen", default="127.0.0.1:5000", show_default=True, help="HOST:PORT; port 0 takes a free one.")
 @click.option(
     "--broker-url",
@@ -102,8 +111,7 @@ def serve(data_dir: Path, listen: str, *, debug: bool, **options: Any) -> None:
 
 
 @relay.command()
-@_data_dir_option
-@_database_option
+@_stored
 @click.argument("identity")
 @click.option(
     "--days", default=365.0, show_default=True, type=click.FloatRange(min=0.0), help="How long it is valid."
@@ -116,8 +124,7 @@ def token(data_dir: Path, database_url: str, identity: str, days: float) -> None
 
 
 @relay.command()
-@_data_dir_option
-@_database_option
+@_stored
 @click.argument("name")
 @json_option
 def client(data_dir: Path, database_url: str, name: str, *, as_json: bool) -> None:
@@ -137,8 +144,7 @@ def user() -> None:
 
 
 @user.command("list")
-@_data_dir_option
-@_database_option
+@_stored
 @json_option
 def list_users(data_dir: Path, database_url: str, *, as_json: bool) -> None:
     """Show the accounts."""
@@ -152,10 +158,7 @@ def list_users(data_dir: Path, database_url: str, *, as_json: bool) -> None:
         print_table(["identity", "name", "id", "state"], rows, empty="No accounts yet.")
 
 
-@user.command()
-@_data_dir_option
-@_database_option
-@click.argument("identity")
+@_of_user
 def disable(data_dir: Path, database_url: str, identity: str) -> None:
     """Refuse IDENTITY from now on (a running relay follows within seconds)."""
     from mep.relay.auth.local import set_account_disabled
@@ -163,10 +166,7 @@ def disable(data_dir: Path, database_url: str, identity: str) -> None:
     set_account_disabled(_database(data_dir, database_url), identity, disabled=True)
 
 
-@user.command()
-@_data_dir_option
-@_database_option
-@click.argument("identity")
+@_of_user
 def enable(data_dir: Path, database_url: str, identity: str) -> None:
     """Admit IDENTITY again."""
     from mep.relay.auth.local import set_account_disabled
@@ -174,10 +174,7 @@ def enable(data_dir: Path, database_url: str, identity: str) -> None:
     set_account_disabled(_database(data_dir, database_url), identity, disabled=False)
 
 
-@user.command()
-@_data_dir_option
-@_database_option
-@click.argument("identity")
+@_of_user
 def revoke(data_dir: Path, database_url: str, identity: str) -> None:
     """Make every token of IDENTITY invalid (a running relay follows within seconds)."""
     from mep.relay.auth.local import revoke_tokens
