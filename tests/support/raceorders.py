@@ -71,10 +71,10 @@ class Order:
     gaps_s: tuple[float, ...]
 
 
-def pairs(turns: int) -> Iterator[Order]:
-    """Every two events in every situation, each `turns` times with other times between them."""
-    chance = random.Random("pairs")
-    for situation, events, _ in itertools.product(SITUATIONS, itertools.product(EVENTS, repeat=2), range(turns)):
+def pairs(situation: str) -> Iterator[Order]:
+    """Every two events, at once or after some time."""
+    chance = random.Random(situation)
+    for events in itertools.product(EVENTS, repeat=2):
         yield Order(situation, events, (0.0, chance.choice(GAPS_S)))
 
 
