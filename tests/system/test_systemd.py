@@ -163,8 +163,8 @@ def test_it_says_what_keeps_and_limits_users(machine: Container, relay: Relay) -
     kept_by = site.status()["kept_by"]
     assert site.cgroup() in kept_by
     assert "rlimit (memory, pids)" in kept_by, "no controller is delegated to this container"
-    told = machine.run("systemd-run", "-q", "--pipe", "--wait", "/usr/local/bin/mep", "check", site.name)
-    assert "rlimits" in told
+    told = machine.run("mep", "check", site.name)
+    assert "as a service (mep@NAME), limited by rlimit (memory, pids), nothing (swap, cpu)" in told
     site.systemctl("stop")
 
 
@@ -176,9 +176,11 @@ def see_session() -> dict[str, Any]:
     import os
 
     folder = os.environ["XDG_RUNTIME_DIR"]
+    with open("/proc/self/status") as status:
+        setuid_works = "NoNewPrivs:\t0" in status.read()
     with open(f"{folder}/by-the-function", "w") as file:
         file.write("here")
-    return {"folder": folder, "id": os.environ["XDG_SESSION_ID"]}
+    return {"folder": folder, "id": os.environ["XDG_SESSION_ID"], "setuid works": setuid_works}
 
 
 def run_by_own_manager(*options: str) -> str:
@@ -230,6 +232,7 @@ def test_with_pam_systemd_a_clean_stop_leaves_no_process(pam_site: UnitSite) -> 
     with by_source(pam_site.id) as executor:
         seen = executor.submit(see_session).result(WAIT_S)
     assert seen["folder"] == f"/run/user/{ALICE}"
+    assert seen["setuid works"]
     assert pam_site.machine.run("cat", f"/run/user/{ALICE}/by-the-function") == "here"
     assert sessions(pam_site) == [seen["id"]]
     [helper] = pam_site.machine.processes_like("sleep 31415")

@@ -281,8 +281,11 @@ def _check_host(report: Report, config: EndpointConfig) -> None:
 
 def limit_mechanism() -> Iterator[str]:
     """Say what would hold a user endpoint's processes together, and enforce its limits."""
-    from mep.priv.cgroup import find_base
+    from mep.priv.cgroup import find_base, offered_by_system
+    from mep.priv.limits import describe_limits
 
+    if Path("/run/systemd/system").is_dir():
+        yield f"as a service (mep@NAME), limited by {describe_limits(offered_by_system())}; started from here:"
     base = find_base()
     if base is None:
         yield "no cgroup v2 here: processes are held by a subreaper, limits are set per process (rlimits)"

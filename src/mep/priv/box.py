@@ -69,7 +69,7 @@ class Box:
             self._leash.close()
 
     def note_scope(self, pid: int, uid: int) -> None:
-        """Remember where PAM had the system move the session process `pid`, as the kernel says. Privilege: none."""
+        """Remember where PAM had the system move session process `pid`, as the kernel says. Privilege: none."""
         if self._leash is not None and self._scope_fd < 0:
             self._scope_fd = pamsession.open_scope(pid, uid)
 

@@ -33,6 +33,12 @@ def find_base(pid: int | str = "self") -> Path | None:
     return base if base.is_dir() else None
 
 
+def offered_by_system() -> frozenset[str]:
+    """Return which of the controllers we use a unit of this system can have. Privilege: none."""
+    mount = _unified_mount(Path("/proc/self/mountinfo").read_text())
+    return _offered(mount) if mount is not None else frozenset()
+
+
 def _unified_mount(mountinfo: str) -> Path | None:
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -278,7 +284,7 @@ def _vacate(base: Path) -> bool:
 
 
 def _hand_down(directory: Path) -> None:
-    """Hand down each controller that `directory` has, one by one: the kernel may refuse one, and not the others."""
+    """Hand down each controller that `directory` has, one by one: the kernel may refuse one and not others."""
     for name in sorted(_offered(directory) - _handed_down(directory)):
         try:
             (directory / "cgroup.subtree_control").write_text(f"+{name}")
