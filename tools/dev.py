@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HELP = """usage: ./dev COMMAND
 
   env [--stock]        make the environment; the last line printed is its folder of programs
-  test [TIER...]       linters, types, contracts and tests: unit integration system interop architecture (all)
+  test [TIER...]       linters, types, contracts and tests: unit integration system vm interop architecture (all)
                        -k EXPR and -x as in pytest; --json prints the counts as one JSON line
   check                the linters alone, quickly
   mutate [NAME...]     take the product's mechanisms away one by one: the tests that promise them must fail;

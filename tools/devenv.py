@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,14 +127,14 @@ def requirements(root: Path) -> list[str]:
     return sorted({line for lines in lists for line in lines if not line.startswith("mep[")})
 
 
-def install_packages() -> None:
-    """Install the Debian packages that are missing; CannotError where that needs root, or there is no apt."""
-    missing = missing_packages()
+def install_packages(wanted: Sequence[str] = APT_PACKAGES) -> None:
+    """Install those Debian packages that are missing; CannotError where that needs root, or there is no apt."""
+    missing = missing_packages(wanted)
     if not missing:
         return
     if os.geteuid() != 0:
         raise CannotError(f"missing packages: {' '.join(missing)}. Run once: sudo ./dev env")
-    _say(f"installing {' '.join(missing)}")
+    say(f"installing {' '.join(missing)}")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
     apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
     with _no_service_starts():
@@ -148,13 +148,13 @@ def install_packages() -> None:
         )
 
 
-def missing_packages() -> list[str]:
-    """Return those of APT_PACKAGES that are not installed."""
+def missing_packages(wanted: Sequence[str] = APT_PACKAGES) -> list[str]:
+    """Return those that are not installed."""
     if shutil.which("dpkg-query") is None:
         raise CannotError("this is not Debian or Ubuntu: install RabbitMQ, gcc and the libsystemd headers by hand")
-    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *APT_PACKAGES]
+    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *wanted]
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-    return [name for name in APT_PACKAGES if f"{name} installed" not in answer.splitlines()]
+    return [name for name in wanted if f"{name} installed" not in answer.splitlines()]
 
 
 # ---- inside -------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def _make_venv(venv: Path, wanted: list[str], what: str) -> None:
     fingerprint = _fingerprint_of(wanted)
     if (venv / "bin" / "python").exists() and _read(stamp) == fingerprint:
         return
-    _say(f"installing {what} into {venv}")
+    say(f"installing {what} into {venv}")
     if not (venv / "bin" / "pip").exists():
         made = subprocess.run(
             [PYTHON, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True, check=False
@@ -208,7 +208,7 @@ def _install_mep(environment: Environment) -> None:
     fingerprint = _fingerprint_of_source(environment.root)
     if _read(stamp) == fingerprint:
         return
-    _say("installing mep")
+    say("installing mep")
     stamp.unlink(missing_ok=True)
     options = ["-q", "--no-deps", "--no-build-isolation", "--force-reinstall", "--no-cache-dir"]
     _run([*_pip(environment.base / "venv"), "install", *options, str(environment.root)])
@@ -253,7 +253,7 @@ def _locked(base: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("waiting for another ./dev that is installing")
+            say("waiting for another ./dev that is installing")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -278,5 +278,6 @@ def _run(command: list[str], env: dict[str, str] | None = None) -> None:
         raise CannotError(f"this failed: {' '.join(command)}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell the person at the terminal what takes its time."""
     print(f"dev: {text}", file=sys.stderr, flush=True)

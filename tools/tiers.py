@@ -16,6 +16,7 @@ from pathlib import Path
 
 import devenv
 import sandbox
+import vm
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Tier:
     needs_root: bool = False
     needs_apt: bool = False
     needs_stock: bool = False
+    needs_vm: bool = False
     shares_broker: bool = False
     workers: int = 1
 
@@ -38,6 +40,7 @@ TIERS = {
     "architecture": Tier("linters, types, contracts, sizes"),
     "integration": Tier("a real broker, real children", needs_apt=True, workers=2, shares_broker=True),
     "system": Tier("real users in a private mount namespace", needs_root=True, needs_apt=True),
+    "vm": Tier("a virtual machine with every cgroup controller", needs_root=True, needs_apt=True, needs_vm=True),
     "interop": Tier("the stock packages as peers", needs_root=True, needs_apt=True, needs_stock=True),
 }
 
@@ -74,7 +77,7 @@ def run(environment: devenv.Environment, chosen: list[str], options: Options, *,
     strict = os.environ.get("CI", "").lower() not in ("", "0", "false")
     outcomes: list[Outcome] = []
     for name in chosen:
-        reason = why_not(TIERS[name])
+        reason = why_not(TIERS[name]) or (vm.trouble(environment) if TIERS[name].needs_vm else "")
         if reason:
             outcome = Outcome(name, failed=int(explicit or strict), skipped=int(not (explicit or strict)))
             outcome.reasons.append(reason)

@@ -19,8 +19,9 @@ import devenv
 APT_PACKAGES = ("qemu-system-x86", "mmdebstrap", "e2fsprogs")
 #: What boots, and what the venv's modules are linked with.
 _GUEST_PACKAGES = (
-    "linux-image-cloud-amd64 initramfs-tools systemd systemd-sysv dbus libpam-systemd python3 iproute2 procps"
-).split()
+    "linux-image-cloud-amd64", "initramfs-tools", "systemd", "systemd-sysv", "dbus", "libpam-systemd", "python3",
+    "iproute2", "procps",
+)  # fmt: skip
 _GUEST_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 _USERS = {"mep": 871, "alice": 20001, "bob": 20002}
 #: Tools of development that no test needs inside, by the beginnings of their names.
@@ -28,11 +29,13 @@ _LEFT_OUT = (
     "mep-", "mep.", "mypy", "6ec57f84c680d3a3778b", "ruff", "atheris", "asan_", "ubsan_", "libclang", "pip",
     "hypothesis", "schemathesis", "jsonschema_rs", "pygments", "uvicorn", "sqlalchemy", "fastapi", "pytest",
 )  # fmt: skip
+#: What only takes time on an emulated machine that lives for minutes.
 _MASKED = (
-    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer getty@tty1.service "
-    "serial-getty@ttyS0.service systemd-random-seed.service e2scrub_reap.service systemd-update-utmp.service "
-    "systemd-pstore.service systemd-journal-flush.service"
-).split()
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
+    "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-random-seed.service", "e2scrub_reap.service",
+    "systemd-update-utmp.service", "systemd-pstore.service", "systemd-journal-flush.service",
+    "systemd-binfmt.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount",
+)  # fmt: skip
 _DISK_SIZE = "2G"  # sparse
 CHECKOUT = "/opt/checkout"  # where the machine's second disk, the checkout, is mounted
 
@@ -63,12 +66,23 @@ def why_not() -> str:
     return ""
 
 
-def folder_of(environment: devenv.Environment) -> Path:
+def trouble(environment: devenv.Environment) -> str:
+    """Make the disk if it is not there; return why that cannot be, or "". Privilege: root."""
+    if reason := why_not():
+        return reason
+    try:
+        prepare(environment)
+    except devenv.CannotError as error:
+        return str(error)
+    return ""
+
+
+def folder_below(base: Path) -> Path:
     """Return where the finished disk and kernel are, or will be."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(_release().encode())
-    digest.update((environment.base / "venv" / "dependencies").read_bytes())
-    return environment.base / "vm" / digest.hexdigest()[:16]
+    digest.update((base / "venv" / "dependencies").read_bytes())
+    return base / "vm" / digest.hexdigest()[:16]
 
 
 def prepare(environment: devenv.Environment) -> Path:
@@ -77,7 +91,7 @@ def prepare(environment: devenv.Environment) -> Path:
     CannotError says why there is none. Privilege: root.
     """
     devenv.install_packages(APT_PACKAGES)
-    folder = folder_of(environment)
+    folder = folder_below(environment.base)
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

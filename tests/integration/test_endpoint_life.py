@@ -235,6 +235,21 @@ def test_after_a_kill_started_tasks_fail_others_run_and_each_is_answered_once(
         assert place.queued() == 0
 
 
+def test_tasks_of_a_user_endpoint_that_met_a_limit_fail_with_that(place: Site, tmp_path: Path) -> None:
+    flag = str(tmp_path / "flag")
+    with user_endpoint(place, tmp_path, THREADS) as running:
+        started = place.submit(_blocks, flag)
+        until(lambda: Path(flag).read_text(), "the task's start")
+        running.kill(signal.SIGKILL)
+        running.wait()
+    met = "Your user endpoint was killed: memory limit 2 GiB."
+    with user_endpoint(place, tmp_path, THREADS, limit_met=met):
+        result = place.result(started)
+        assert result.error_details is not None
+        assert result.error_details.code == "LIMIT_EXCEEDED"
+        assert result.data.startswith(f"LIMIT_EXCEEDED: {met} This task ran then. It may have had effects; ")
+
+
 def test_with_retry_lost_tasks_a_started_task_runs_again(place: Site, tmp_path: Path) -> None:
     flag = str(tmp_path / "flag")
     template = PROCESSES + "retry_lost_tasks: true\n"

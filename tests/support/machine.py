@@ -13,16 +13,29 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
+import vm
+from support import guards
 from support.source import ROOT
 
 HOST = "10.0.2.2"
 BOOT_WITHIN_S = 240.0
 SLOW_S = 180.0
+
+
+def find_image() -> Path:
+    """Return the folder of the machine's disk; where there is none, the test is skipped and says why."""
+    if os.environ.get("MEP_SANDBOX") != "1" or shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs a virtual machine: sudo ./dev test vm")
+    folder = vm.folder_below(Path(os.environ.get("MEP_DEV_DIR", "/var/cache/mep-dev")))
+    if not folder.exists():
+        pytest.skip("the virtual machine's disk is not made: sudo ./dev test vm")
+    return folder
 
 
 class Machine:
@@ -53,6 +66,7 @@ class Machine:
                     stderr=console,
                     env=dict(os.environ) | {"TMPDIR": str(self._work)},
                 )
+            guards.expected.add(self._qemu.pid)
             try:
                 sock, _ = server.accept()
             except TimeoutError:
@@ -106,17 +120,12 @@ class Machine:
 
     def _make_disks(self) -> None:
         """Make the disk with the checkout's mep and the agent, compiled, and an empty one to swap to."""
-        sys.path.insert(0, str(ROOT / "tools"))
-        try:
-            from vm import make_disk
-        finally:
-            sys.path.remove(str(ROOT / "tools"))
         inside = self._work / "checkout"
         shutil.copytree(ROOT / "src" / "mep", inside / "mep", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "systemd", inside / "systemd")
         shutil.copyfile(ROOT / "tests" / "support" / "machineagent.py", inside / "agent.py")
         compileall.compile_dir(inside, quiet=2, stripdir=str(inside), prependdir="/opt/checkout")
-        make_disk(inside, self._work / "checkout.img", "64M")
+        vm.make_disk(inside, self._work / "checkout.img", "64M")
         with (self._work / "swap.img").open("wb") as swap:
             swap.truncate(self._sizes[1] * 2**20)
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ def _evaluate(code: str) -> dict[str, Any]:
     return {"answer": names.get("answer")}
 
 
-_ORDERS = {"run": _run, "read": _read, "write": _write, "evaluate": _evaluate}
+_ORDERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "run": _run,
+    "read": _read,
+    "write": _write,
+    "evaluate": _evaluate,
+}
 
 if __name__ == "__main__":
     main()

@@ -89,8 +89,8 @@ class Box:
     def is_empty(self) -> bool:
         return True
 
-    def memory_kills(self) -> int:
-        return 0
+    def killed_by_memory(self) -> str:
+        return ""
 
     def remove(self) -> bool:
         return True

@@ -230,7 +230,10 @@ class Keeper:
 
     @staticmethod
     def _on_lower(uep: Uep, message: Lower) -> None:
-        uep.box.limit(uep.box.limits.lowered(Limits(**msgspec.structs.asdict(message))))
+        try:
+            uep.box.limit(uep.box.limits.lowered(Limits(**msgspec.structs.asdict(message))))
+        except OSError as error:
+            log.error("%s: a limit of its template cannot be set: %s", uep.describe(), error)
 
     def _on_ready(self, uep: Uep, _message: Ready) -> None:
         uep.state, uep.was_ready = "running", True

@@ -274,6 +274,7 @@ class Monitor:
             rlimits=self._shelter.rlimits(self._limits),
             controllers=sorted(self._shelter.controllers),
             pam_service=self._pam_service,
+            limit_met=self._outcomes.take_limit_met(wish.claims.uep),
         )
         child = clone.spawn(lambda: serve_request(request, sock, box), cgroup_fd=box.first_fd)
         box.forked()

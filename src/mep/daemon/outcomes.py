@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class Outcomes:
         self._refused: dict[
             str, MepError
         ] = {}  # by command: said again if the gate crashed before it was passed on
+        self._limits_met: dict[str, str] = {}  # by user endpoint: what the next one says of the tasks that ran
         self.shown: deque[dict[str, str]] = deque(maxlen=_SHOWN_REFUSALS)
 
     def check_audit(self) -> None:
@@ -137,6 +139,10 @@ class Outcomes:
         else:
             log.warning("%s: %s: %s", uep.describe(), event, error.for_admin())
             self._show(uep.request_id, error, uep.username)
+            if error.code is Code.LIMIT_EXCEEDED:
+                self._limits_met[uep.uep_id] = error.user_text
+                if len(self._limits_met) > _REMEMBERED_REFUSALS:
+                    del self._limits_met[next(iter(self._limits_met))]
         code = error.code.value if error else ""
         self._audit.write(
             f"uep-{event}",
@@ -156,6 +162,10 @@ class Outcomes:
                 user_text=user_text(error) if error else "",
             )
         )
+
+    def take_limit_met(self, uep_id: str) -> str:
+        """Return which limit ended this user endpoint the last time, once; "" if none did."""
+        return self._limits_met.pop(uep_id, "")
 
     def _show(self, request_id: str, error: MepError, who: str) -> None:
         self.shown.append(
@@ -193,16 +203,14 @@ def how_it_ended(uep: Uep) -> MepError | None:
     """
     if uep.killed_because is not None:
         return uep.killed_because
-    oom_kills = uep.box.memory_kills()
     if uep.failed is not None:
         return _as_told(uep.failed)
     ended = uep.ended
     assert ended is not None
     if uep.was_ready and (ended.clean or uep.quit_asked):
         return None
-    if oom_kills and not ended.clean:
-        limit = f" {uep.box.limits.memory / 2**30:g} GiB" if uep.box.limits.memory else ""
-        return HostError(Code.LIMIT_EXCEEDED, f"Your user endpoint was killed: memory limit{limit}.", step="")
+    if ended.signal == signal.SIGKILL and (why := uep.box.killed_by_memory()):
+        return HostError(Code.LIMIT_EXCEEDED, f"Your user endpoint was {why}.")
     when = "" if uep.was_ready else " while it started"
     return HostError(Code.UEP_DIED, f"Your user endpoint ended{when}: {ended}.")
 

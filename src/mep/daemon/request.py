@@ -63,6 +63,7 @@ class Request:
     rlimits: dict[int, int]
     controllers: list[str]
     pam_service: str | None
+    limit_met: str = ""
 
 
 def serve_request(request: Request, sock: socket.socket, box: Box) -> int:
@@ -214,6 +215,7 @@ def _launch(request: Request, account: Account, match: Match | None, monitor_fd:
         task_events=True,
         limits={name: value for name, value in request.plain_config["limits"].items() if value is not None},
         controllers=request.controllers,
+        limit_met=request.limit_met,
     )
 
 

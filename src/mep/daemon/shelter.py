@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+from mep.base.codes import Code
+from mep.base.errors import HostError
 from mep.daemon.loop import Loop
 from mep.daemon.state import State
 from mep.priv import cgroup, clone, guard
@@ -67,7 +69,15 @@ class Shelter:
         """
         cgroup = self._tree.make(name) if self._tree else None
         box = Box(cgroup, session=session or cgroup is None)
-        box.limit(limits)
+        try:
+            box.limit(limits)
+        except OSError as error:
+            box.remove()
+            raise HostError(
+                Code.SPAWN_FAILED,
+                "The endpoint could not set the limits of your processes.",
+                admin_text=f"A limit of config.yaml cannot be set: {error}.",
+            ) from None
         return box
 
     def rlimits(self, limits: Limits) -> dict[int, int]:

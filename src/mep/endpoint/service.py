@@ -69,6 +69,7 @@ class UserEndpoint:
             uep_id=launch.uep_id,
             allowed_functions=_allowed(launch.allowed_functions, config.allowed_functions),
             retry_lost=config.retry_lost_tasks,
+            limit_met=launch.limit_met,
             seal_key=plan.seal_key,
             trail=self._trail,
             on_moved=self._moved,

@@ -36,6 +36,7 @@ _MOST_STARTS = 3
 class Tasks:
     """Deliveries in, results out. `on_moved` hears each movement, `on_trouble` each change of `trouble`.
 
+    `limit_met`: which limit ended the user endpoint before this one, if it was one.
     With a `seal_key` only sealed tasks are taken, and results go out sealed.
     """
 
@@ -48,6 +49,7 @@ class Tasks:
         uep_id: str,
         allowed_functions: frozenset[str] | None,
         retry_lost: bool,
+        limit_met: str,
         seal_key: Secret | None,
         trail: Trail,
         on_moved: Callable[[], None],
@@ -56,6 +58,7 @@ class Tasks:
         self._engine, self._links = engine, links
         self._uep_id, self._allowed = uep_id, allowed_functions
         self._retry_lost = retry_lost
+        self._limit_met = limit_met
         self._trail = trail
         self._on_moved, self._on_trouble = on_moved, on_trouble
         self._ledger = Ledger(journal, on_durable=self._acknowledge, on_full=self._on_full)
@@ -113,7 +116,9 @@ class Tasks:
             if self._retry_lost and starts < _MOST_STARTS:
                 self._engine.submit(call)
             else:
-                self._send(lost(call.task_id, "The user endpoint died while the task ran."))
+                why = f"{self._limit_met} This task ran then." if self._limit_met else ""
+                code = Code.LIMIT_EXCEEDED if why else Code.TASK_LOST
+                self._send(lost(call.task_id, why or "The user endpoint died while the task ran.", code))
         for call in left.waiting:
             self._engine.submit(call)
         if left.results or left.running or left.waiting:
@@ -285,7 +290,7 @@ class Tasks:
             self._acknowledge()
 
 
-def lost(task_id: str, why: str) -> Outcome:
+def lost(task_id: str, why: str, code: Code = Code.TASK_LOST) -> Outcome:
     """Return the outcome of a task that had started and whose end nobody saw."""
-    text = TaskError(Code.TASK_LOST, f"{why} It may have had effects; it is not run again.").for_user()
-    return failure(task_id, Code.TASK_LOST.value, text)
+    text = TaskError(code, f"{why} It may have had effects; it is not run again.").for_user()
+    return failure(task_id, code.value, text)

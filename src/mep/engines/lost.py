@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
 
 from mep.base.codes import Code
 from mep.base.errors import TaskError
+from mep.base.sizes import killed_by_memory
 
 _CGROUP2_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 
@@ -15,15 +17,18 @@ class MemoryEvents:
     """Tells whether the kernel killed something in our cgroup for lack of memory since the last look."""
 
     def __init__(self) -> None:
-        self._path, self._key = _events_file()
-        self._seen = self._count()
+        self._path, self._at_limit = _events_file()
+        self._seen = self._counts()
 
-    def killed(self) -> bool:
-        """Tell whether there was a kill since the last call."""
-        before, self._seen = self._seen, self._count()
-        return self._seen > before
+    def killed(self) -> str:
+        """Return why there was a kill since the last call, or "" if there was none."""
+        before, self._seen = self._seen, self._counts()
+        if self._seen.get("oom_kill", 0) <= before.get("oom_kill", 0):
+            return ""
+        ours = self._seen.get(self._at_limit, 0) > before.get(self._at_limit, 0)
+        return killed_by_memory(self._limit_bytes() if ours else None)
 
-    def limit_bytes(self) -> int | None:
+    def _limit_bytes(self) -> int | None:
         """Return the memory limit of our cgroup, None if there is none."""
         for name in ("memory.max", "memory.limit_in_bytes"):
             try:
@@ -34,20 +39,17 @@ class MemoryEvents:
             return int(text) if text.isdigit() and int(text) < 1 << 60 else None
         return None
 
-    def _count(self) -> int:
+    def _counts(self) -> dict[str, int]:
         try:
             with open(self._path, encoding="ascii") as lines:
-                for line in lines:
-                    key, _, value = line.partition(" ")
-                    if key == self._key:
-                        return int(value)
+                return {key: int(value) for key, _, value in (line.partition(" ") for line in lines)}
         except (OSError, ValueError):
-            pass
-        return 0
+            return {}
 
 
 def _events_file() -> tuple[str, str]:
-    """Return the file that counts out-of-memory kills of our cgroup, and the counter's name in it."""
+    """Return the file that counts what happened to our cgroup for lack of memory, and the name of the counter that
+    says that its own limit was met (version 1 has none)."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -59,29 +61,42 @@ def _events_file() -> tuple[str, str]:
             for mount in _CGROUP2_MOUNTS:
                 events = f"{mount}{path}/memory.events"
                 if os.path.exists(events):
-                    return events, "oom_kill"
+                    return events, "oom"
         elif "memory" in controllers.split(","):
             return f"/sys/fs/cgroup/memory{path}/memory.oom_control", "oom_kill"
     return "", ""
 
 
-def how_it_ended(status: int, *, by_memory: bool = False, limit_bytes: int | None = None) -> str:
+def how_it_ended(status: int, *, by_memory: str = "") -> str:
     """Return the end of a sentence that begins with "The worker ...". `status` as of os.waitstatus_to_exitcode.
 
-    `by_memory`: the kernel killed it for lack of memory; `limit_bytes`: of the cgroup, if there is a limit.
+    `by_memory`: why the kernel killed it, if that was for lack of memory.
     """
     if status >= 0:
         return f"exited with status {status} before the task returned (os._exit, or a crash in native code)"
+    if by_memory:
+        return f"was {by_memory}"
     try:
         name = f"{signal.Signals(-status).name}, {signal.strsignal(-status)}"
     except ValueError:
         name = "unknown"
-    text = f"was killed by signal {-status} ({name})"
-    if by_memory:
-        text += ": out of memory" + (f", the limit is {limit_bytes / 2**30:.1f} GiB" if limit_bytes else "")
-    return text
+    return f"was killed by signal {-status} ({name})"
 
 
-def worker_lost(text: str) -> tuple[str, str]:
+def worker_lost(text: str, *, by_memory: str = "") -> tuple[str, str]:
     """Return (code, full text) of a task whose worker died."""
-    return Code.WORKER_LOST.value, TaskError(Code.WORKER_LOST, text).for_user()
+    code = Code.LIMIT_EXCEEDED if by_memory else Code.WORKER_LOST
+    return code.value, TaskError(code, text).for_user()
+
+
+@cache
+def give_way() -> None:
+    """Let the kernel, when memory runs out, end this worker rather than the user endpoint; what it starts, too.
+
+    Once in a process is enough.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("500")
+    except OSError:
+        pass  # it may not matter: the largest goes first

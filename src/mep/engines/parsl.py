@@ -176,9 +176,9 @@ class GlobusComputeEngine:
 
     def _lost_or_failed(self, call: Call, error: BaseException) -> None:
         lost = isinstance(error, WorkerLost | ManagerLost)
-        by_memory = lost and self._memory.killed()  # of workers on this host; of others nobody tells
+        by_memory = self._memory.killed() if lost else ""  # of workers on this host; of others nobody tells
         if not self._executor.bad_state_is_set and self._losses.again(
-            call.task_id, by_memory=by_memory, lost=lost
+            call.task_id, by_memory=bool(by_memory), lost=lost
         ):
             if not self._held:
                 self._waiting.appendleft(call)
@@ -187,13 +187,12 @@ class GlobusComputeEngine:
                 return  # the next user endpoint finds it in the journal
         self._losses.forget(call.task_id)
         lost_at = place_of_loss(error, self._blocks, self._executor.blocks_to_job_id)
-        self._around.on_done(dataclasses.replace(self._failed(call, error), place=lost_at))
+        self._around.on_done(dataclasses.replace(self._failed(call, error, by_memory), place=lost_at))
 
-    def _failed(self, call: Call, error: BaseException) -> Outcome:
+    def _failed(self, call: Call, error: BaseException, by_memory: str) -> Outcome:
         if isinstance(error, WorkerLost | ManagerLost):
-            code, text = worker_lost(
-                f"{_words(error)}: it was killed, ran out of memory, or its node or job ended."
-            )
+            why = by_memory or "it was killed, ran out of memory, or its node or job ended"
+            code, text = worker_lost(f"{_words(error)}: {why}.", by_memory=by_memory)
         elif isinstance(error, BadStateException) or self._executor.bad_state_is_set:
             code = Code.ENGINE_FAILED.value
             why = _words(self._executor.executor_exception or error)

@@ -156,11 +156,10 @@ class ProcessPoolEngine:
         self._hand_out()
 
     def _lost(self, call: Call, pid: int, status: int) -> None:
-        by_memory = status == -signal.SIGKILL and self._memory.killed()
-        ended = how_it_ended(status, by_memory=by_memory, limit_bytes=self._memory.limit_bytes())
-        text = f"The worker (pid {pid}) that ran this task {ended}."
+        by_memory = self._memory.killed() if status == -signal.SIGKILL else ""
+        text = f"The worker (pid {pid}) that ran this task {how_it_ended(status, by_memory=by_memory)}."
         log.warning("task %s: %s", call.task_id, text)
-        if self._losses.again(call.task_id, by_memory=by_memory):
+        if self._losses.again(call.task_id, by_memory=bool(by_memory)):
             if not self._held:
                 self._waiting.appendleft(call)
                 return
@@ -169,5 +168,5 @@ class ProcessPoolEngine:
         losses = self._losses.forget(call.task_id)
         if losses > 1:
             text += f" It was tried {losses} times."
-        code, full = worker_lost(text)
+        code, full = worker_lost(text, by_memory=by_memory)
         self._around.on_done(failure(call.task_id, code, full))

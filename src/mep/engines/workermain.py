@@ -12,6 +12,7 @@ import msgspec
 import setproctitle
 
 from mep.engines.child import settle_child
+from mep.engines.lost import give_way
 from mep.engines.worker import Bench, execute, flush_output
 
 CALL_HEAD = struct.Struct("<Q")  # length of the packed call
@@ -26,6 +27,7 @@ def be_worker(sock: socket.socket, bench: Bench, *, title: str, parent: int) -> 
     status = 1
     try:
         settle_child(parent=parent, keep_fd=sock.fileno())
+        give_way()
         sock.settimeout(None)
         setproctitle.setproctitle(title)
         _serve(sock, bench)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 
+from mep.base.sizes import killed_by_memory
 from mep.priv import clone, pamsession
 from mep.priv.cgroup import Cgroup
 from mep.priv.limits import Limits
@@ -30,6 +31,7 @@ class Box:
         if session:
             self._leash, self.session_end = socket.socketpair()
         if session and cgroup is not None:
+            cgroup.hand_down()
             self._inner = [Cgroup(cgroup.path / "session"), Cgroup(cgroup.path / "user")]
             self._user = self._inner[1]
 
@@ -55,11 +57,15 @@ class Box:
             self.session_end.close()
 
     def limit(self, limits: Limits) -> None:
-        """Set limits, lower than before or the same; absent controllers are skipped. Privilege: write."""
+        """Set limits of the user's processes, lower than before or the same; absent controllers are skipped.
+
+        The session process is not among them: the user's memory must not be the reason to end it. OSError: a limit
+        that could be set was not. Privilege: write.
+        """
         self.limits = limits
-        if self._cgroup is not None:
+        if self._user is not None:
             for name, value in limits.cgroup_files().items():
-                self._cgroup.limit(name, value)
+                self._user.limit(name, value)
 
     def kill(self) -> None:
         """Kill the user's processes; a session process ends itself then. Privilege: as the box."""
@@ -90,9 +96,12 @@ class Box:
         assert self._cgroup is not None
         return self._cgroup.open_events()
 
-    def memory_kills(self) -> int:
-        """Return how many processes the memory limit killed. Privilege: none."""
-        return self._cgroup.oom_kills() if self._cgroup else 0
+    def killed_by_memory(self) -> str:
+        """Return why the kernel has killed a process of the user's for lack of memory, or "". Privilege: none."""
+        events = self._user.memory_events() if self._user else {}
+        if not events.get("oom_kill"):
+            return ""
+        return killed_by_memory(self.limits.memory if events.get("oom") else None)
 
     def remove(self) -> bool:
         """Give the empty box back; False if something lives in it. Privilege: as the box."""

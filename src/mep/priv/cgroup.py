@@ -79,24 +79,25 @@ class Cgroup:
         """Return an fd that polls POLLPRI when the cgroup becomes empty (or not). Privilege: none."""
         return os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
 
-    def oom_kills(self) -> int:
-        """Return how many processes the memory limit killed; 0 where nobody counts. Privilege: none."""
-        for line in _read(self.fd, "memory.events").splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-        return 0
+    def memory_events(self) -> dict[str, int]:
+        """Return how often what happened for lack of memory: "oom" at this limit or one below, "oom_kill" for
+        whatever reason; nothing where nobody counts. Privilege: none."""
+        pairs = (line.partition(" ") for line in _read(self.fd, "memory.events").splitlines())
+        return {name: int(count) for name, _, count in pairs}
 
-    def limit(self, name: str, value: str) -> bool:
-        """Set a controller's file, as `memory.max`; False where that controller is not delegated to us.
+    def limit(self, name: str, value: str) -> None:
+        """Set a controller's file, as `memory.max`. It is not there where that controller is not delegated to us.
 
-        Privilege: write access.
+        OSError if it is there and the kernel refuses. Privilege: write access.
         """
         try:
             _write(self.fd, name, value)
-        except OSError:
-            return False
-        return True
+        except FileNotFoundError:
+            return
+
+    def hand_down(self) -> None:
+        """Let the cgroups below have the controllers, too; no process may be in this one. Privilege: write."""
+        _hand_down(self.path)
 
     def remove(self) -> bool:
         """Remove the empty cgroup and what its processes made below; False if one lives. Privilege: write."""
@@ -270,17 +271,27 @@ def _vacate(base: Path) -> bool:
     With processes in it the kernel would hand down cpu and pids all the same, but turn `base` into a cgroup of
     threads, below which no process can be started. Privilege: write access.
     """
-    if not (base / "cgroup.type").exists():
-        return True  # the topmost
+    if _is_topmost(base):
+        return True
     beside = base / "mep-daemon"
     try:
-        if (base / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+        if not _is_alone(base):
             return False
         beside.mkdir(exist_ok=True)
         (beside / "cgroup.procs").write_text("0")
         return not (base / "cgroup.procs").read_text()
     except OSError:
         return False
+
+
+def _is_topmost(directory: Path) -> bool:
+    """Tell whether it is the kernel's first cgroup, which may have processes and hand down controllers."""
+    return not (directory / "cgroup.type").exists()
+
+
+def _is_alone(directory: Path) -> bool:
+    """Tell whether this process is the only one in it."""
+    return (directory / "cgroup.procs").read_text().split() == [str(os.getpid())]
 
 
 def _hand_down(directory: Path) -> None:

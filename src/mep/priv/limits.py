@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 _CPU_PERIOD_US = 100_000
+_CPU_LEAST_US = 1_000  # the kernel takes no less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Limits:
         if self.pids is not None:
             wanted["pids.max"] = str(self.pids)
         if self.cpu is not None:
-            wanted["cpu.max"] = f"{int(self.cpu * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"
+            wanted["cpu.max"] = f"{max(int(self.cpu * _CPU_PERIOD_US), _CPU_LEAST_US)} {_CPU_PERIOD_US}"
         return wanted
 
     def rlimits(self, controllers: Collection[str]) -> dict[int, int]:

@@ -25,6 +25,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     `state_dir`: "" means ~/.local/state/mep/<uep id>.
     `mapped`: the endpoint maps identities (then the two globus_* facts go into the reports).
     `limits`: what config.yaml set, for messages. `controllers`: the limits that cgroups enforce here.
+    `limit_met`: which limit ended the user endpoint before this one, for the users of the tasks that ran in it.
     `task_events`: the monitor wants to know of each task.
     """
 
@@ -52,6 +53,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     high_assurance: bool = False
     state_dir: str = ""
     limits: dict[str, Any] = msgspec.field(default_factory=dict)
+    limit_met: str = ""
     task_events: bool = False
     controllers: list[str] = msgspec.field(default_factory=list)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from mep.base.sizes import killed_by_memory
+from mep.engines import lost
 from mep.engines.losses import Losses
 from mep.engines.lost import MemoryEvents, how_it_ended, worker_lost
 
@@ -23,8 +27,33 @@ def test_status_in_words(status: int, says: str) -> None:
 
 
 def test_a_kill_by_the_memory_limit_says_so() -> None:
-    assert "out of memory, the limit is 2.0 GiB" in how_it_ended(-9, by_memory=True, limit_bytes=2 << 30)
-    assert "out of memory" not in how_it_ended(-9, limit_bytes=2 << 30)
+    why = killed_by_memory(2 << 30)
+    assert how_it_ended(-9, by_memory=why) == "was killed: memory limit 2 GiB"
+    assert "memory" not in how_it_ended(-9)
+    code, text = worker_lost("The worker was killed: memory limit 2 GiB.", by_memory=why)
+    assert code == "LIMIT_EXCEEDED"
+    assert text.startswith("LIMIT_EXCEEDED: The worker was killed: memory limit 2 GiB. Use less, ")
+
+
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        ("oom 1\noom_kill 1\n", "killed: memory limit 300 MiB"),
+        ("oom 0\noom_kill 1\n", "killed: the machine or the service ran out of memory"),
+        ("oom 1\noom_kill 0\n", ""),
+    ],
+)
+def test_the_kernels_counters_say_whose_limit_it_was(
+    events: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = tmp_path / "memory.events"
+    counters.write_text("low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n")
+    (tmp_path / "memory.max").write_text(f"{300 << 20}\n")
+    monkeypatch.setattr(lost, "_events_file", lambda: (str(counters), "oom"))
+    memory = MemoryEvents()
+    counters.write_text(events)
+    assert memory.killed() == says
+    assert memory.killed() == "", "each kill is told once"
 
 
 def test_a_task_is_started_again_as_often_as_setting_or_user_endpoint_allow() -> None:

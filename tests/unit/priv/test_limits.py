@@ -30,6 +30,7 @@ def test_what_is_written_into_a_cgroup() -> None:
     assert files["pids.max"] == "100"
     assert files["cpu.max"] == "250000 100000"
     assert Limits().cgroup_files() == {}
+    assert Limits(cpu=0.001).cgroup_files() == {"cpu.max": "1000 100000"}, "the kernel takes no less"
 
 
 def test_rlimits_stand_in_for_missing_controllers() -> None:
