@@ -40,6 +40,8 @@ def serves(rig: DaemonRig) -> None:
 
 
 def understood(body: bytes) -> bool:
+    if len(body) > MAX_PRIVSEP_BYTES:
+        return False
     try:
         return not isinstance(_decode(body), _DECISIVE)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

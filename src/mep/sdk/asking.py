@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from mep.base.errors import MepError
 from mep.sdk.client import Client
 from mep.sdk.errors import ComputeAPIError
+from mep.sdk.http import not_understood
 from mep.sdk.outcome import Outcome, of_document
 from mep.sdk.pending import Pending
 from mep.serialize import Serializer
@@ -155,7 +156,10 @@ class Asking:
             error = ComputeAPIError(404, "TASK_NOT_FOUND", f"The relay does not know the task {task_id}.")
             outcome: Outcome | None = Outcome(error=error)
         else:
-            outcome = of_document(document, self._serializer())
+            try:
+                outcome = of_document(document, self._serializer())
+            except Exception as error:  # noqa: BLE001 - whatever the relay says, the others are asked for again
+                outcome = Outcome(error=not_understood("the question for a result", repr(error)[:200]))
         if outcome is not None:
             self._missing.pop(task_id, None)
             self._pending.settle(task_id, outcome)

@@ -11,7 +11,7 @@ from mep.sdk.batch import Batch
 from mep.sdk.credentials import COMPUTE_SCOPE, RESOURCE_SERVER, find_authorizer, find_relay
 from mep.sdk.errors import ComputeAPIError, TaskPending, VersionMismatch
 from mep.sdk.functions import registration, source_registration
-from mep.sdk.http import Authorizer, RelayHttp, segment
+from mep.sdk.http import Authorizer, RelayHttp, not_understood, segment
 from mep.sdk.outcome import of_document
 from mep.sdk.runtime import STOCK_LEVEL, version_tuple
 from mep.serialize import Serializer, StrategyLike
@@ -67,8 +67,7 @@ class Client:
 
     def get_version(self) -> Json:
         """Return the relay's version and the oldest SDK and endpoint that it serves."""
-        answer: Json = self._http.request("GET", "/v2/version", query={"service": "all"})
-        return answer
+        return self._http.request_object("GET", "/v2/version", query={"service": "all"})
 
     def version_check(self, endpoint_version: str | None = None) -> None:
         """Raise VersionMismatch if this SDK (or the endpoint of that version) is too old for the relay."""
@@ -82,13 +81,11 @@ class Client:
 
     def whoami(self) -> Json:
         """Return who the relay takes us for: `sub`, `preferred_username`, `identity_set`."""
-        answer: Json = self._http.request("GET", "/v2/oauth2/userinfo")
-        return answer
+        return self._http.request_object("GET", "/v2/oauth2/userinfo")
 
     def get_result_amqp_url(self) -> Json:
         """Return `connection_url` and `queue_prefix` of the result stream. The URL holds a password."""
-        answer: Json = self._http.request("GET", "/v2/get_amqp_result_connection_url")
-        return answer
+        return self._http.request_object("GET", "/v2/get_amqp_result_connection_url")
 
     # ---- functions ----
 
@@ -137,19 +134,19 @@ class Client:
 
     def register_prepared(self, body: Json) -> str:
         """Send a registration body as `mep.sdk.functions` makes it, and return the function's id."""
-        answer = self._http.request("POST", "/v3/functions", body=body)
+        answer = self._http.request_object("POST", "/v3/functions", body=body)
         _warn_of(answer)
-        return str(answer["function_uuid"])
+        if not isinstance(function_id := answer.get("function_uuid"), str):
+            raise not_understood("the registration of a function", "it names no function")
+        return function_id
 
     def get_function(self, function_id: object) -> Json:
         """Return what is stored about a function."""
-        answer: Json = self._http.request("GET", f"/v2/functions/{segment(function_id)}")
-        return answer
+        return self._http.request_object("GET", f"/v2/functions/{segment(function_id)}")
 
     def delete_function(self, function_id: object) -> Json:
         """Delete a function."""
-        answer: Json = self._http.request("DELETE", f"/v2/functions/{segment(function_id)}")
-        return answer
+        return self._http.request_object("DELETE", f"/v2/functions/{segment(function_id)}")
 
     # ---- endpoints ----
 
@@ -160,18 +157,15 @@ class Client:
 
     def get_endpoint_status(self, endpoint_uuid: object) -> Json:
         """Return `status` (online, offline) and `details` of an endpoint."""
-        answer: Json = self._http.request("GET", f"/v2/endpoints/{segment(endpoint_uuid)}/status")
-        return answer
+        return self._http.request_object("GET", f"/v2/endpoints/{segment(endpoint_uuid)}/status")
 
     def get_endpoint_metadata(self, endpoint_uuid: object) -> Json:
         """Return what an endpoint told about itself when it registered."""
-        answer: Json = self._http.request("GET", f"/v2/endpoints/{segment(endpoint_uuid)}")
-        return answer
+        return self._http.request_object("GET", f"/v2/endpoints/{segment(endpoint_uuid)}")
 
     def get_allowed_functions(self, endpoint_id: object) -> Json:
         """Return whether the endpoint restricts functions, and to which."""
-        answer: Json = self._http.request("GET", f"/v3/endpoints/{segment(endpoint_id)}/allowed_functions")
-        return answer
+        return self._http.request_object("GET", f"/v3/endpoints/{segment(endpoint_id)}/allowed_functions")
 
     def register_endpoint(
         self,
@@ -204,20 +198,17 @@ class Client:
         method, path = (
             ("PUT", f"/v3/endpoints/{segment(endpoint_id)}") if endpoint_id else ("POST", "/v3/endpoints")
         )
-        answer: Json = self._http.request(method, path, body=body)
-        return answer
+        return self._http.request_object(method, path, body=body)
 
     def stop_endpoint(self, endpoint_id: object) -> Json:
         """Make the endpoint's daemon go away, and keep it from coming back for a while."""
-        answer: Json = self._http.request("POST", f"/v3/endpoints/{segment(endpoint_id)}/lock")
-        return answer
+        return self._http.request_object("POST", f"/v3/endpoints/{segment(endpoint_id)}/lock")
 
     lock_endpoint = stop_endpoint
 
     def delete_endpoint(self, endpoint_id: object) -> Json:
         """Delete an endpoint from the relay."""
-        answer: Json = self._http.request("DELETE", f"/v2/endpoints/{segment(endpoint_id)}")
-        return answer
+        return self._http.request_object("DELETE", f"/v2/endpoints/{segment(endpoint_id)}")
 
     # ---- tasks ----
 
@@ -248,15 +239,20 @@ class Client:
             raise ValueError("The batch holds no tasks.")
         key = {"Idempotency-Key": idempotency_key or new_id()}
         path = f"/v3/endpoints/{segment(endpoint_id)}/submit"
-        answer: Json = self._http.request("POST", path, body=batch.prepare(), headers=key)
+        answer = self._http.request_object("POST", path, body=batch.prepare(), headers=key)
         _warn_of(answer)
+        if not _is_ids_by_function(answer.get("tasks")):
+            raise not_understood("the submit", "it does not name the tasks")
         return answer
 
     def run(self, *args: Any, endpoint_id: object, function_id: object, **kwargs: Any) -> str:
         """Call a registered function; returns the task's id."""
         batch = self.create_batch()
         batch.add(function_id, args, kwargs)
-        return str(self.batch_run(endpoint_id, batch)["tasks"][str(function_id)][0])
+        answer = self.batch_run(endpoint_id, batch)
+        if not (ids := answer["tasks"].get(str(function_id))):
+            raise not_understood("the submit", "it does not name the task")
+        return str(ids[0])
 
     def get_task(self, task_id: object) -> Json:
         """Return `pending`, `status`, and once it has ended `result` and `completion_t`.
@@ -266,7 +262,7 @@ class Client:
         task = str(task_id)
         if task in self._finished:
             return self._finished[task]
-        return self._status_of(task, self._http.request("GET", f"/v2/tasks/{segment(task)}"))
+        return self._status_of(task, self._http.request_object("GET", f"/v2/tasks/{segment(task)}"))
 
     def get_result(self, task_id: object) -> Any:
         """Return what the task returned; TaskPending while it has not, TaskExecutionFailed if it failed."""
@@ -293,13 +289,15 @@ class Client:
         documents: dict[str, Json] = {}
         for at in range(0, len(wanted), _BATCH_STATUS_MOST):
             body = {"task_ids": wanted[at : at + _BATCH_STATUS_MOST]}
-            documents.update(self._http.request("POST", "/v2/batch_status", body=body)["results"])
+            found = self._http.request_object("POST", "/v2/batch_status", body=body).get("results")
+            if not isinstance(found, dict):
+                raise not_understood("the question for results", "it has none")
+            documents.update((task, one) for task, one in found.items() if isinstance(one, dict))
         return documents
 
     def get_task_group(self, task_group_id: object) -> Json:
         """Return the tasks of a group: `tasks` is a list of `id` and `created_at`."""
-        answer: Json = self._http.request("GET", f"/v2/taskgroup/{segment(task_group_id)}")
-        return answer
+        return self._http.request_object("GET", f"/v2/taskgroup/{segment(task_group_id)}")
 
     def get_worker_hardware_details(self, endpoint_id: object) -> str:
         """Submit a report on the worker's machine; returns the task's id, its result is a text."""
@@ -344,6 +342,12 @@ def _authorizer(relay: str, token: str | None, authorizer: Any, app: Any) -> Aut
         authorizer = app.get_authorizer(RESOURCE_SERVER)
     chosen: Authorizer = authorizer if authorizer is not None else find_authorizer(relay)
     return chosen
+
+
+def _is_ids_by_function(tasks: object) -> bool:
+    return isinstance(tasks, dict) and all(
+        isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in tasks.values()
+    )
 
 
 def _warn_of(answer: Json) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.base.secrets import Secret
-from mep.sdk.http import Authorizer, RelayHttp
+from mep.sdk.http import Authorizer, RelayHttp, not_understood
 from mep.sdk.login_file import Login, read_login
 
 #: The scope that stock services want in a token; ours accepts it.
@@ -82,16 +82,20 @@ class ClientCredentialsAuthorizer:
 
     def _fetch(self) -> None:
         pair = f"{self._client_id}:{self._client_secret.reveal()}".encode()
-        answer = self._http.request(
+        answer = self._http.request_object(
             "POST",
             "/v2/oauth2/token",
             form={"grant_type": "client_credentials", "scope": COMPUTE_SCOPE},
             headers={"Authorization": f"Basic {base64.b64encode(pair).decode()}"},
         )
-        tokens = [answer, *answer.get("other_tokens", [])]
-        chosen = next((t for t in tokens if t.get("resource_server") == RESOURCE_SERVER), answer)
-        lifetime_s = float(chosen.get("expires_in") or 3600)
-        self._token = Secret(str(chosen["access_token"]))
+        try:
+            tokens = [answer, *(answer.get("other_tokens") or [])]
+            chosen = next((t for t in tokens if t.get("resource_server") == RESOURCE_SERVER), answer)
+            lifetime_s = float(chosen.get("expires_in") or 3600)
+            token = Secret(str(chosen["access_token"]))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            raise not_understood("the request for a token", "it holds none") from None
+        self._token = token
         self._until = time.monotonic() + max(lifetime_s - _EXPIRY_MARGIN_S, 0.0)
 
 

@@ -83,6 +83,13 @@ class RelayHttp:
             raise error_of(answer.status, answer.data, f"{method} {path}")
         return _decoded(answer)
 
+    def request_object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """The same where the answer must be a JSON object."""
+        answer = self.request(method, path, **options)
+        if not isinstance(answer, dict):
+            raise not_understood(f"{method} {path}", f"an object was wanted, {type(answer).__name__} came")
+        return answer
+
     def close(self) -> None:
         """Close this process's idle connections."""
         pool = self._pools.pop(os.getpid(), None)
@@ -143,6 +150,12 @@ class RelayHttp:
 def segment(value: object) -> str:
     """Return an id as one path segment: nothing in it can reach another route."""
     return quote(str(value), safe="")
+
+
+def not_understood(what: str, why: str) -> ComputeAPIError:
+    """Return the exception for an answer that is none of a relay's."""
+    text = f"The relay's answer to {what} is not understood: {why}. Is this address a relay's?"
+    return ComputeAPIError(200, Code.RELAY_REFUSED, text)
 
 
 def error_of(status: int, data: bytes, what: str) -> ComputeAPIError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,10 @@ def of_document(document: dict[str, Any], serializer: Serializer) -> Outcome | N
 def _succeeded(data: str, completion_t: str, details: Any, serializer: Serializer) -> Outcome:
     try:
         return Outcome(serializer.deserialize(data), None, completion_t)
-    except Exception as error:  # noqa: BLE001 - unpickling runs code of any kind; the future must hear of it
+    except BaseException as error:
+        # unpickling runs code of any kind, and SystemExit would end the thread that all other futures wait for
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         reason = getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
         difference = _version_difference(details)
         _warn(details, difference)

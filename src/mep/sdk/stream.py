@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from mep.base.secrets import Secret
 from mep.sdk.asking import Asking, in_thread
 from mep.sdk.client import Client
 from mep.sdk.futures import ComputeFuture
+from mep.sdk.http import not_understood
 from mep.sdk.outcome import of_message
 from mep.sdk.pending import Pending
 from mep.serialize import Serializer
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from mep.wire.seal import Sealer
 
 log = logging.getLogger(__name__)
+
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class ResultStream:
@@ -163,9 +167,23 @@ class ResultStream:
     async def _refresh_url(self) -> None:
         """Ask for the broker's address and credentials: they may change while we are disconnected."""
         answer: dict[str, Any] = await in_thread(self._client.get_result_amqp_url)
-        self._url = Secret(_with_port(str(answer["connection_url"]), self.amqp_port))
+        url, key = answer.get("connection_url"), answer.get("seal_key")
+        try:
+            address = _with_port(str(url), self.amqp_port)
+            good = (
+                isinstance(url, str)
+                and urlsplit(url).scheme in ("amqp", "amqps")
+                and bool(urlsplit(url).port or 1)
+            )
+        except ValueError:
+            good = False
+        if not good:
+            raise not_understood("the question where results arrive", "it has no AMQP address")
+        if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key)):
+            raise not_understood("the question where results arrive", "its seal_key is no key")
+        self._url = Secret(address)
         self._prefix = str(answer.get("queue_prefix") or "")
-        if isinstance(key := answer.get("seal_key"), str):
+        if key is not None:
             self._key = Secret(key)
 
     def streaming(self) -> bool:

@@ -15,6 +15,7 @@ from mep.sdk.batch import Batch
 from mep.sdk.client import Client
 from mep.sdk.errors import ComputeAPIError
 from mep.sdk.futures import ComputeFuture
+from mep.sdk.http import not_understood
 from mep.sdk.outbox import Call, Outbox, Route
 from mep.sdk.pending import fail
 from mep.sdk.stream import ResultStream
@@ -102,6 +103,9 @@ class Submitter:
         for function_id, calls in by_function.items():
             ids = answer["tasks"].get(function_id, [])
             for call, task_id in zip(calls, ids, strict=False):
+                if task_id in tasks or self.stream.pending.find(task_id) is not None:
+                    fail([call.future], not_understood("the submit", "it names a task twice"))
+                    continue
                 call.future.task_id, call.future.task_group_id = task_id, group
                 tasks[task_id] = call.future
             missing = f"The relay accepted {len(ids)} of {len(calls)} tasks and did not say why."
@@ -120,5 +124,5 @@ class Submitter:
         with self._group_lock:
             batch.task_group_id = self._renamed.get(route.task_group_id)
             answer = self._client.batch_run(route.endpoint_id, batch, idempotency_key=new_id())
-            self._renamed[route.task_group_id] = str(answer["task_group_id"])
+            self._renamed[route.task_group_id] = str(answer.get("task_group_id") or batch.task_group_id)
         return answer
