@@ -10,6 +10,9 @@ import httpx
 import pytest
 
 from mep.base.exits import Exit
+from mep.daemon.controlclient import ask
+from mep.wire.control import Request
+from support.endpoint import Endpoint
 from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
@@ -17,6 +20,8 @@ from support.wait import until
 GONE_S = 2.0  # the promise: after an end for whatever reason, all processes are gone within this time
 
 pytestmark = pytest.mark.timeout(120)
+
+ONE_AT_A_TIME = "engine:\n  type: ThreadPoolEngine\n  max_workers: 1\nheartbeat_period: 5\n"
 
 
 def cgroups_of(name: str) -> list[Path]:
@@ -62,6 +67,48 @@ def test_a_killed_daemon_takes_everything_with_it(
     site.start()
     with by_source(site.id) as executor:
         assert executor.submit(process_id).result(WAIT_S) not in pids
+
+
+def nap(seconds: float) -> float:
+    import time
+
+    time.sleep(seconds)
+    return seconds
+
+
+def pending(site: Endpoint) -> list[int]:
+    """How many tasks each user endpoint has, asked without the time that a command takes."""
+    reply = ask(site.state_dir / "control.sock", Request(verb="status"))
+    assert reply is not None
+    assert reply.status is not None
+    return [row.tasks_pending for row in reply.status.user_endpoints]
+
+
+def test_a_restart_ends_the_user_endpoints_and_what_waits_runs_after_it(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    site = endpoint("restarted", template=ONE_AT_A_TIME)
+    sdk_env("alice@example.org")
+    before = site.status()
+    with by_source(site.id) as executor:
+        first = executor.submit(process_id).result(WAIT_S)
+        pids = [first, *executor.submit(escape).result(WAIT_S)]
+        running = executor.submit(nap, 4.0)
+        waiting = [executor.submit(process_id) for _ in range(3)]
+        until(lambda: pending(site) == [4], "it has them")
+        try:
+            site.mep("restart", "restarted")
+            assert alive(pids) == []
+            assert site.program is not None
+            assert site.program.process.wait(5) == 0
+            after = site.status()
+            assert (after["state"], after["endpoint_id"]) == ("running", before["endpoint_id"])
+            assert after["pid"] != before["pid"]
+            assert running.result(WAIT_S) == 4.0
+            assert first not in {future.result(WAIT_S) for future in waiting}
+        finally:
+            site.mep("stop", "restarted", check=False)
+    assert titled(": restarted") == []
 
 
 def test_what_a_killed_monitor_and_guard_left_is_swept_at_the_next_start(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from mep.priv import clone
 from mep.wire.privsep import Ready, UepEvent
 from support.daemonrig import DaemonRig, claims_for, daemon
 from support.remote import titled
 from support.wait import until
+
+pytestmark = pytest.mark.timeout(120)
 
 _TIMES = 20
 _PACE_S = 0.1  # each guard waits for up to a second: ten of them are at work while the next daemon runs
