@@ -242,10 +242,10 @@ class Running:
             elif isinstance(got[0], Ready | Failed):
                 return got[0]
 
-    def steps(self, task_id: str, timeout_s: float = 20.0) -> list[TaskEvent]:
-        """Return what the monitor is told of a task, once it is told the end."""
+    def steps(self, task_id: str, *, up_to: str = "ended", timeout_s: float = 60.0) -> list[TaskEvent]:
+        """Return what the monitor is told of a task, once it is told of the step `up_to`."""
         self.monitor.sock.settimeout(timeout_s)
-        while not any((event.task_id, event.state) == (task_id, "ended") for event in self.events):
+        while not any((event.task_id, event.state) == (task_id, up_to) for event in self.events):
             got = self.monitor.receive()
             assert got is not None, f"the user endpoint ended without a word: {self.log()}"
             if isinstance(got[0], TaskEvents):

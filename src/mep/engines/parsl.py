@@ -23,6 +23,7 @@ from mep.base.errors import TaskError
 from mep.config import engines as settings
 from mep.engines.base import Call, Outcome, Surroundings, engine_failed, failure
 from mep.engines.benches import make_bench
+from mep.engines.ear import Ear
 from mep.engines.losses import Losses
 from mep.engines.lost import MemoryEvents, worker_lost
 from mep.engines.parslbuild import Executor, build_executor, scaling
@@ -66,6 +67,8 @@ class GlobusComputeEngine:
         self._memory = MemoryEvents()
         self._managers: list[dict[str, Any]] = []
         self._blocks: dict[str, str] = {}  # of each manager that was ever seen
+        self._ear: Ear | None = None
+        self._begun_ids: set[str] = set()  # of those that fly
         self._held = self._stopped = self._broken = False
         self._total = 0
         self._loop = asyncio.get_running_loop()
@@ -98,6 +101,8 @@ class GlobusComputeEngine:
         return max(int(configured), sum(int(m.get("worker_count", 0)) for m in self._managers))
 
     async def start(self) -> None:
+        self._ear = Ear(self._around.state_dir, self._begun)
+        self._bench["ear"] = self._ear.path
         self._executor.fork_interchange()  # before there is a second thread
         self._scaler.start()
         await asyncio.shield(self._started)
@@ -128,6 +133,8 @@ class GlobusComputeEngine:
         # `to_thread` would import the thread pool at its first use, which registers hooks for forks: one that the
         # scaler makes at that moment would run the second hook without the first, and release a lock of ours
         ended = await asyncio.to_thread(self._scaler.join, _STOP_WITHIN_S)
+        if self._ear is not None:
+            self._ear.close()
         if not ended:
             log.error("stop: Parsl did not end within %.0f s", _STOP_WITHIN_S)
 
@@ -158,14 +165,22 @@ class GlobusComputeEngine:
             return
         future.add_done_callback(partial(self._on_future, call))
 
+    def _begun(self, where: dict[str, Any]) -> None:
+        task_id = where.get("task")
+        if isinstance(task_id, str) and task_id in self._flying and task_id not in self._begun_ids:
+            self._begun_ids.add(task_id)
+            self._around.on_running(task_id, place_of(where, self._executor.blocks_to_job_id)[0])
+
     def _landed(self, call: Call, value: Any, error: BaseException | None) -> None:
         if self._stopped or self._flying.pop(call.task_id, None) is None:
             return
+        told = call.task_id in self._begun_ids
+        self._begun_ids.discard(call.task_id)
         if error is None:
             code, body, *more = value  # `more`: not from workers with an older mep
             self._losses.forget(call.task_id)
             place, ran_at = place_of(more[0] if more else {}, self._executor.blocks_to_job_id)
-            self._around.on_done(Outcome(call.task_id, bytes(body), code, place, ran_at))
+            self._around.on_done(Outcome(call.task_id, bytes(body), code, place, 0.0 if told else ran_at))
             self._hand_out()
             return
         self._lost_or_failed(call, error)

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+from mep.engines.ear import tell
 from mep.engines.lost import give_way
 from mep.engines.worker import Bench, execute, flush_output
 
@@ -26,6 +27,8 @@ def run(
         "host": os.uname().nodename,
         "block": os.environ.get("PARSL_WORKER_BLOCK_ID", ""),
     }
+    if ear := bench.get("ear"):
+        tell(ear, {"task": task_id, **where})
     known = {name: value for name, value in bench.items() if name in _BENCH_FIELDS}
     if "allowed_serializers" in known:
         known["allowed_serializers"] = tuple(known["allowed_serializers"])
