@@ -341,6 +341,7 @@ def test_every_decision_and_end_is_in_the_audit_log(rig: DaemonRig) -> None:
     assert lines[1]["uep"] == claims.uep
     assert lines[1]["uid"] == os.geteuid()
     assert lines[3]["code"] == "IDENTITY_NOT_OWNER"
+    assert (lines[4]["uep"], lines[4]["uid"]) == (claims.uep, os.geteuid())
 
 
 def test_an_unknown_verb_and_a_bad_line_are_answered(rig: DaemonRig) -> None:

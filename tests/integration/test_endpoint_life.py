@@ -294,6 +294,16 @@ def test_a_result_that_the_broker_has_no_queue_for_is_kept_and_sent_later(place:
         assert value_of(place.result(task_id)) == 8
 
 
+def test_a_result_that_the_broker_did_not_take_is_sent_again(place: Site, tmp_path: Path) -> None:
+    with user_endpoint(place, tmp_path, THREADS) as running:
+        assert place.run(int) == 0
+        place.channel.queue_unbind("results", "results", "*.results")
+        task_id = place.submit(lambda: 8)
+        until(lambda: "does not take them" in running.log(), "the trouble in the log")
+        place.channel.queue_bind("results", "results", "*.results")
+        assert value_of(place.result(task_id)) == 8
+
+
 def test_a_full_disk_takes_no_more_tasks_and_answers_what_runs(place: Site, tmp_path: Path) -> None:
     flag = str(tmp_path / "flag")
     with user_endpoint(place, tmp_path, THREADS) as running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def test_a_full_disk_makes_it_unhealthy_until_a_line_goes_through_again(tmp_path
     audit.path = tmp_path / "audit.log"
     assert audit.check()
     assert changes == [False, True]
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit = AuditLog(path)
+    audit.open()
+    before = path.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        assert not audit.write("start-refused", identity="eve@example.org")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == before
+    assert audit.check()
+    assert [line["event"] for line in lines(path)] == ["log-opened", "log-resumed"]
 
 
 def test_without_a_path_it_is_silent_and_healthy() -> None:

@@ -71,6 +71,16 @@ def test_a_torn_end_is_cut_off_and_the_rest_stays(path: Path, cut: int) -> None:
     assert reread(path) == [accepted("a")]
 
 
+def test_nothing_that_was_cut_off_comes_back(path: Path) -> None:
+    filled(path, accepted("a"), accepted("b", "y" * 100), accepted("c")).close()
+    path.write_bytes(path.read_bytes().replace(b"yy", b"yz", 1))
+    journal = Journal(str(path))
+    assert list(journal.recover()) == [accepted("a")]
+    journal.write(accepted("d", "x" * 100))  # as long as what was damaged
+    journal.close()
+    assert reread(path) == [accepted("a"), accepted("d", "x" * 100)]
+
+
 def test_a_flipped_bit_ends_what_is_believed(path: Path) -> None:
     filled(path, accepted("a"), accepted("b", "y" * 100)).close()
     data = bytearray(path.read_bytes())
@@ -130,6 +140,9 @@ def test_a_write_that_does_not_fit_leaves_the_file_as_it_was(path: Path) -> None
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert reread(path) == [accepted("a"), accepted("c")]
+    wanted = path.with_name("wanted")
+    filled(wanted, accepted("a"), accepted("c")).close()
+    assert path.read_bytes() == wanted.read_bytes()
 
 
 def test_a_full_disk_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
