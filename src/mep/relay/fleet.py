@@ -27,28 +27,33 @@ from mep.wire.seal import Stamp
 
 log = logging.getLogger(__name__)
 
+_LIVES = 16  # of one sender, whose end is remembered
+
 STOPPED, WAITING, STARTING, UP = "stopped", "waiting", "starting", "up"
 
 
 class Newest:
     """The newest sealed report of one channel: what is older is a recording, or was overtaken.
 
-    Numbers decide within one life of the sender, issue times between lives. A time in the future counts as
-    little more than now, so that a clock that was set right silences nobody for long.
+    Numbers decide within one life of the sender, issue times between lives; a life that is over stays so. A time in
+    the future counts as little more than now, so that a clock that was set right silences nobody for long.
     """
 
-    __slots__ = ("issued", "number", "sender")
+    __slots__ = ("issued", "number", "over", "sender")
 
     def __init__(self, issued: float) -> None:
         self.sender, self.number, self.issued = b"", 0, issued
+        self.over: deque[bytes] = deque(maxlen=_LIVES)
 
     def advances(self, stamp: Stamp, now: float) -> bool:
         """Tell whether `stamp` is newer than all before it; if so, it is the newest now."""
         if stamp.sender == self.sender:
             if stamp.number <= self.number:
                 return False
-        elif stamp.issued <= self.issued:
+        elif stamp.issued <= self.issued or stamp.sender in self.over:
             return False
+        else:
+            self.over.append(self.sender)
         self.sender, self.number = stamp.sender, stamp.number
         self.issued = max(self.issued, min(stamp.issued, now + COMMAND_MAX_SKEW_S))
         return True
@@ -64,6 +69,7 @@ class Core:
         "online",
         "period_s",
         "registered",
+        "reread",
         "seals",
         "stamped",
         "timer",
@@ -76,6 +82,7 @@ class Core:
         self.uses_commands = endpoint.uses_commands
         self.high_assurance = endpoint.high_assurance
         self.registered, self.seals = endpoint.registered, endpoint.seals
+        self.reread = 0.0  # when the database was last asked for its keys; monotonic
         self.stamped = Newest(endpoint.stamped)
         self.online = False
         self.period_s = endpoint.period_s
@@ -203,6 +210,18 @@ class Fleet:
                 return 0
             core = self.core(endpoint)
         return self.adopt(record, core).core.seals
+
+    async def reread(self, sender: str) -> bool:
+        """Look whether another relay process has registered this (user endpoint's) endpoint anew; tell whether its
+        keys are others now. At most once a second for each: anybody can make us look."""
+        uep = self.ueps.get(sender)
+        core = uep.core if uep is not None else self.cores.get(sender)
+        now = time.monotonic()
+        if core is None or core.reread + 1.0 > now:
+            return False
+        core.reread, before = now, core.seals
+        endpoint = await self.store.read(lambda c: endpoints.find(c, core.id))
+        return endpoint is not None and self.core(endpoint).seals != before
 
     def forget(self, endpoint_id: str) -> None:
         """The endpoint was deleted."""

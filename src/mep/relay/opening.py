@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-
-from sqlalchemy import Connection
 
 from mep.base.seldom import Seldom
 from mep.relay.amqp import Incoming
 from mep.relay.fleet import Fleet, Newest
 from mep.relay.seals import Seals
 from mep.relay.store import endpoints, ueps
-from mep.wire.seal import Sealer, SealError, is_sealed
+from mep.wire.seal import Sealer, SealError, Stamp, is_sealed
 
 log = logging.getLogger(__name__)
 
-Save = Callable[[Connection, str, float], None]
+#: From a sender to what opens its messages, and the newest of them where that counts; None: it does not seal.
+Channel = Callable[[str], Awaitable[tuple[Sealer, Newest | None] | None]]
 
 
 class Opening:
@@ -35,50 +34,58 @@ class Opening:
 
     async def result(self, message: Incoming) -> Incoming | None:
         """Return the message without its seal."""
-        seals = await self._fleet.seals_of(message.sender)
-        if not seals and not is_sealed(message.body):
-            return message
         try:
-            if not seals:
-                raise SealError("it is sealed, and its sender does not seal")
-            _, content = self._seals.results(message.sender, seals).open(message.body)
+            opened = await self._open(message, self._results_channel)
         except SealError as error:
-            self._dropped("a result", message, error)
+            self._seldom.warn("dropped what claims to be a result of %s: %s", message.sender, error)
             return None
-        return replace(message, body=content)
+        return message if opened is None else replace(message, body=opened[2])
 
     async def report(self, message: Incoming) -> Incoming | None:
         """Return the message without its seal, if it is newer than all before it."""
-        channel = await self._channel(message.sender)
-        if channel is None and not is_sealed(message.body):
-            return message
         try:
-            if channel is None:
-                raise SealError("it is sealed, and its sender does not seal")
-            sealer, newest, save = channel
-            stamp, content = sealer.open(message.body)
+            opened = await self._open(message, self._reports_channel)
         except SealError as error:
-            self._dropped("a report", message, error)
+            self._seldom.warn("dropped what claims to be a report of %s: %s", message.sender, error)
             return None
+        if opened is None:
+            return message
+        newest, stamp, content = opened
+        assert newest is not None
         if not newest.advances(stamp, time.time()):
             if not message.redelivered:
                 self._seldom_old.warn("ignored a report of %s: there was a newer one", message.sender)
             return None
+        save = endpoints.stamped if message.sender in self._fleet.cores else ueps.stamped
         issued = newest.issued
         self._fleet.store.write_later(lambda c: save(c, message.sender, issued))
         return replace(message, body=content)
 
     # ---- inside ----
 
-    async def _channel(self, sender: str) -> tuple[Sealer, Newest, Save] | None:
-        """Return how the sender's reports are opened, and the newest of them; None: it does not seal."""
+    async def _open(self, message: Incoming, channel: Channel) -> tuple[Newest | None, Stamp, bytes] | None:
+        """Return what is in the seal; None for the plain message of one that does not seal."""
+        for again in (True, False):
+            found = await channel(message.sender)
+            if found is None and not is_sealed(message.body):
+                return None
+            try:
+                if found is None:
+                    raise SealError("it is sealed, and its sender does not seal")
+                return found[1], *found[0].open(message.body)
+            except SealError:
+                if not again or not await self._fleet.reread(message.sender):
+                    raise
+        raise AssertionError("not reached")
+
+    async def _results_channel(self, sender: str) -> tuple[Sealer, Newest | None] | None:
+        seals = await self._fleet.seals_of(sender)
+        return (self._seals.results(sender, seals), None) if seals else None
+
+    async def _reports_channel(self, sender: str) -> tuple[Sealer, Newest | None] | None:
         core = self._fleet.cores.get(sender)
         if core is not None:
-            sealer = self._seals.notices(sender, core.seals) if core.seals else None
-            return (sealer, core.stamped, endpoints.stamped) if sealer is not None else None
+            return (self._seals.notices(sender, core.seals), core.stamped) if core.seals else None
         seals = await self._fleet.seals_of(sender)
         uep = self._fleet.ueps.get(sender) if seals else None
-        return (self._seals.reports(sender, seals), uep.stamped, ueps.stamped) if uep is not None else None
-
-    def _dropped(self, what: str, message: Incoming, error: SealError) -> None:
-        self._seldom.warn("dropped what claims to be %s of %s: %s", what, message.sender, error)
+        return (self._seals.reports(sender, seals), uep.stamped) if uep is not None else None

@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mep.base.ids import is_uuid, new_id
+from mep.base.secrets import Secret
 from mep.broker import Delivery
 from mep.daemon import commands
-from mep.wire import signing
+from mep.wire import seal, sealed, signing
 from mep.wire.limits import MAX_COMMAND_BYTES, MAX_PRIVSEP_BYTES
+from mep.wire.seal import Sealer, derive
+from mep.wire.sealed import SealedCommand
 from mep.wire.signing import StartClaims
 
 ENDPOINT, UEP, WHO = new_id(), new_id(), new_id()
@@ -164,3 +167,40 @@ def test_almost_commands_are_read_or_refused_and_always_small(changes: dict[str,
     except (commands.Dropped, commands.Refused):
         return
     assert len(asked.start.claims) < MAX_PRIVSEP_BYTES
+
+
+# ---- sealed ----
+
+
+def sealed_delivery(body: bytes, token: str = "", **options: Any) -> Delivery:
+    content = options.pop("content", sealed.encode(SealedCommand(token, body)))
+    return Delivery(options.pop("key", SEALER).seal(content), {}, pika.BasicProperties(), "", False, (1, 1))
+
+
+KEY = derive(Secret("relay"), ENDPOINT)
+SEALER = Sealer(KEY, seal.COMMAND, ENDPOINT)
+
+
+def test_a_sealed_command_is_read_as_the_plain_one() -> None:
+    body = json.dumps(document()).encode()
+    asked = read(sealed_delivery(body, "the.token"), sealer=SEALER)
+    assert (asked.uep_id, asked.start.token, asked.body) == (UEP, "the.token", body)
+
+
+def test_where_the_relay_seals_nothing_else_is_a_command() -> None:
+    body = json.dumps(document()).encode()
+    strangers = (Sealer(derive(Secret("x")), seal.COMMAND, ENDPOINT), Sealer(KEY, seal.NOTICE, ENDPOINT))
+    for one in (delivery(), *(sealed_delivery(body, key=stranger) for stranger in strangers)):
+        with pytest.raises(commands.Unsealed):
+            read(one, sealer=SEALER)
+    with pytest.raises(commands.Dropped):
+        read(sealed_delivery(body, content=b"\xc1"), sealer=SEALER)
+
+
+def test_the_age_of_a_sealed_command_is_what_the_seal_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr("mep.wire.seal.time.time", lambda: now - 400)
+        one = sealed_delivery(json.dumps(document()).encode())
+    with pytest.raises(commands.Refused, match="COMMAND_STALE"):
+        read(one, sealer=SEALER)
