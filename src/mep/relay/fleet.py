@@ -35,8 +35,8 @@ STOPPED, WAITING, STARTING, UP = "stopped", "waiting", "starting", "up"
 class Newest:
     """The newest sealed report of one channel: what is older is a recording, or was overtaken.
 
-    Numbers decide within one life of the sender, issue times between lives; a life that is over stays so. A time in
-    the future counts as little more than now, so that a clock that was set right silences nobody for long.
+    Numbers decide within one life of the sender, issue times between lives; a life that is over stays so. A time
+    in the future counts as little more than now, so that a clock that was set right silences nobody for long.
     """
 
     __slots__ = ("issued", "number", "over", "sender")
