@@ -163,6 +163,10 @@ class Container:
         """End it."""
         self.run("systemctl", "stop", login)
 
+    def shares_mounts(self, pid: int) -> bool:
+        """Tell whether a process sees the file systems that everybody inside sees."""
+        return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink(f"/proc/{self._leader}/ns/mnt")
+
     def has(self, pid: int) -> bool:
         """Tell whether a process, as numbered here, is inside."""
         return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{self._leader}/ns/pid")

@@ -61,6 +61,19 @@ def test_a_start_returns_when_the_endpoint_is_registered_and_not_before(machine:
     site.systemctl("stop")
 
 
+def test_a_start_that_waits_too_long_gives_up_and_the_unit_goes_on(machine: Container, relay: Relay) -> None:
+    site = UnitSite(machine, relay, "away")
+    site.set("relay", f"http://127.0.0.1:{free_port()}")
+    site.drop_in("[Service]\nTimeoutStartSec=1s\nRestartSec=10ms\n")
+    site.systemctl("start", check=False)
+    until(lambda: int(site.show("NRestarts")) >= 1, "it is started again")
+    assert "start operation timed out" in str(site.journal())
+    site.drop_in("")
+    site.set("relay", relay.url)
+    until(lambda: site.show("ActiveState") == "active", "it is up once the relay is there")
+    site.systemctl("stop")
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "exit_code", "why"),
     [
@@ -109,8 +122,10 @@ def test_a_stop_leaves_no_process_and_runs_user_endpoints_in_cgroups_of_the_unit
     site = UnitSite(machine, relay, "stop")
     site.systemctl("start")
     sdk_env("alice@example.org")
-    groups = set(use(site).values())
+    found = use(site)
+    groups = set(found.values())
     assert len(groups) == 1
+    assert all(machine.shares_mounts(pid) for pid in found), "users find what they find after a login"
     assert groups.pop().startswith(f"{site.cgroup()}/mep-stop-")
     site.systemctl("stop")
     assert site.processes() == {}
@@ -164,6 +179,7 @@ def test_it_says_what_keeps_and_limits_users(machine: Container, relay: Relay) -
     assert site.cgroup() in kept_by
     assert "rlimit (memory, pids)" in kept_by, "no controller is delegated to this container"
     told = machine.run("mep", "check", site.name)
+    assert "gate_user: mep (uid" in told, "systemd-sysusers has made it"
     assert "as a service (mep@NAME), limited by rlimit (memory, pids), nothing (swap, cpu)" in told
     site.systemctl("stop")
 
