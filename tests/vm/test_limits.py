@@ -87,8 +87,8 @@ def failure_of(executor: Executor, *call: Any) -> str:
 
 
 def test_check_and_status_say_which_controllers_limit(site: MachineSite) -> None:
-    wanted = "cgroup (memory, swap, pids, cpu)"
-    assert wanted in site.mep("check", "site")
+    wanted = "limited by cgroup (memory, swap, pids, cpu)"
+    assert f"as a service (mep@NAME), {wanted}" in site.mep("check", "site")
     assert wanted in site.mep("status", "site")
 
 

@@ -281,22 +281,14 @@ def _check_host(report: Report, config: EndpointConfig) -> None:
 
 def limit_mechanism() -> Iterator[str]:
     """Say what would hold a user endpoint's processes together, and enforce its limits."""
-    from mep.priv.cgroup import find_base, offered_by_system
+    from mep.priv.cgroup import attainable, find_base, offered_by_system
     from mep.priv.limits import describe_limits
 
     if Path("/run/systemd/system").is_dir():
         yield f"as a service (mep@NAME), limited by {describe_limits(offered_by_system())}; started from here:"
     base = find_base()
     if base is None:
-        yield "no cgroup v2 here: processes are held by a subreaper, limits are set per process (rlimits)"
+        yield f"no cgroup v2 here: processes are held by a subreaper, limited by {describe_limits(())}"
         return
-    controllers = (
-        (base / "cgroup.controllers").read_text().split() if (base / "cgroup.controllers").exists() else []
-    )
-    by_cgroup = [name for name in ("memory", "pids", "cpu") if name in controllers]
-    rest = [name for name in ("memory", "pids", "cpu") if name not in controllers]
     yield f"processes are held by one cgroup per user endpoint, below {base}"
-    if by_cgroup:
-        yield f"limited by the cgroup: {', '.join(by_cgroup)}"
-    if rest:
-        yield f"limited per process (rlimits), as the controllers are not delegated: {', '.join(rest)}"
+    yield f"limited by {describe_limits(attainable(base))}"

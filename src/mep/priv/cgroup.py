@@ -39,6 +39,14 @@ def offered_by_system() -> frozenset[str]:
     return _offered(mount) if mount is not None else frozenset()
 
 
+def attainable(base: Path) -> frozenset[str]:
+    """Return which of them a process that is started from here could hand down. Privilege: none.
+
+    None where others live in our cgroup, as beside a shell.
+    """
+    return _offered(base) if _is_topmost(base) or _is_alone(base) else frozenset()
+
+
 def _unified_mount(mountinfo: str) -> Path | None:
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")

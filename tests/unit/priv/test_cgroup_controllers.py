@@ -37,6 +37,16 @@ def test_without_controllers_nobody_moves(tmp_path: Path) -> None:
     assert not (tmp_path / "mep-daemon").exists()
 
 
+def test_check_does_not_promise_what_a_shell_in_the_same_cgroup_prevents(tmp_path: Path) -> None:
+    base_with(tmp_path, procs=f"1\n{os.getpid()}\n")
+    assert cgroup.attainable(tmp_path) == frozenset()
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    assert cgroup.attainable(tmp_path) == {"cpu", "memory", "pids"}
+    (tmp_path / "cgroup.type").unlink()
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    assert cgroup.attainable(tmp_path) == {"cpu", "memory", "pids"}, "the topmost may have processes"
+
+
 def test_one_controller_that_the_kernel_refuses_keeps_no_other_away(tmp_path: Path) -> None:
     written: list[str] = []
 
