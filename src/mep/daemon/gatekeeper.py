@@ -122,9 +122,7 @@ class Gatekeeper:
 
         Privilege: root, or none.
         """
-        fds.null_standard_streams()
-        for stream in (1, 2):
-            os.dup2(said, stream)
+        fds.say_into(said)
         endpoint = self._endpoint
         setproctitle.setproctitle(f"mep gate: {endpoint.name}")
         user = endpoint.gate_user or endpoint.owner

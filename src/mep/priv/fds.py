@@ -27,6 +27,13 @@ def null_standard_streams() -> None:
         os.close(null)
 
 
+def say_into(fd: int) -> None:
+    """Connect 1 and 2 to `fd`, and 0 to /dev/null. Privilege: none."""
+    null_standard_streams()
+    for stream in (1, 2):
+        os.dup2(fd, stream)
+
+
 def set_inheritable(fds: Iterable[int]) -> None:
     """Let `fds` survive an exec. Privilege: none."""
     for fd in fds:
