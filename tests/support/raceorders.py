@@ -45,6 +45,7 @@ EVENTS: dict[str, Callable[[World], object]] = {
     "machine restarts": lambda world: _each(world, world.kill_machine, 0.2, world.start),
     "mep stop, start": lambda world: _each(world, world.stop, GRACE_S + 0.2, world.start),
     "mep stop": lambda world: world.do(world.stop),
+    "mep stop-user": lambda world: world.do(world.stop_user),
     "settings refuse, or not": lambda world: world.do(world.drain),
 }
 

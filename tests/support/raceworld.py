@@ -158,6 +158,12 @@ class World:
         self.note("mep stop")
         self.daemon.stop()
 
+    def stop_user(self) -> None:
+        """`mep stop-user`: what comes from now on is for the next user endpoint."""
+        if not self.daemon.over:
+            self.note("mep stop-user")
+            self.daemon.process.call(lambda: self.daemon.keeper.stop_user("alice"))
+
     def start(self) -> None:
         if self.daemon.over:
             self.note("mep start")
