@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ def test_a_redelivered_command_is_obeyed_once(rig: DaemonRig) -> None:
 def test_a_stop_refuses_what_still_comes(rig: DaemonRig) -> None:
     rig.event(rig.start(claims_for(), ["linger", "ready", ["sleep", 60]]))
     os.kill(rig.child.pid, signal.SIGTERM)
+    until(lambda: rig.status().state == "stopping", "it stops")
     refused = rig.decision(rig.start(claims_for(), ["serve"]))
     assert refused.code == "ENDPOINT_STOPPING"
 
@@ -210,26 +212,42 @@ def test_a_signed_command_is_obeyed_once_also_over_a_restart(signed: DaemonRig, 
         assert again.decision(again.start(claims, ["serve"])).code == "COMMAND_REPLAYED"
 
 
+@pytest.fixture
+def ahead_s(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`value`: how far the clock is ahead from now on, here and in every process forked from here."""
+    shared, real = RawValue("d", 0.0), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + shared.value)
+    return shared
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_clock_that_steps_forward_and_back_brings_no_command_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+    tmp_path: Path, ahead_s: Any, restarted: bool
 ) -> None:
-    ahead_s, real = tmp_path / "ahead_s", time.time
-    ahead_s.write_text("0")
-    monkeypatch.setattr(time, "time", lambda: real() + float(ahead_s.read_text()))
     recorded = claims_for()
     with daemon(tmp_path, signed=True) as running:
         key = running.key
         assert running.event(running.start(recorded, ["ready", ["exit", 0]])).event == "ready"
-        ahead_s.write_text("3600")
+        ahead_s.value = 3600
         assert running.decision(running.start(claims_for(), [["exit", 0]])).verdict == "started"
-        ahead_s.write_text("3600" if restarted else "0")
+        ahead_s.value = 3600 if restarted else 0
         if not restarted:
             _assert_no_way_back(running, recorded)
         assert running.stop().clean
     with daemon(tmp_path, key=key) as again:
-        ahead_s.write_text("0")
+        ahead_s.value = 0
         _assert_no_way_back(again, recorded)
+
+
+def test_how_long_something_took_does_not_follow_the_clock(tmp_path: Path, ahead_s: Any) -> None:
+    with daemon(tmp_path) as rig:
+        request = rig.start(claims_for(), ["ready", ["sleep", 0.5], ["exit", 0]])
+        assert rig.event(request).event == "ready"
+        ahead_s.value = -3600
+        assert rig.event(request).event == "ended"
+        lines = map(json.loads, rig.paths.audit_log.read_text().splitlines())
+    [seconds] = [line["seconds"] for line in lines if line["event"] == "uep-ended"]
+    assert 0 <= seconds < 60
 
 
 def _assert_no_way_back(rig: DaemonRig, recorded: StartClaims) -> None:
