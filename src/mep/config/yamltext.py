@@ -24,6 +24,7 @@ MAX_DEPTH: Final = 50
 Path = tuple[str | int, ...]
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_FEW_LEVELS: Final = 1000  # indentation alone costs half the square of its levels in characters
 _MOST_BITS: Final = 256  # beyond 4300 digits, which hexadecimal can say, Python does not even show it
 _MAP, _SEQ, _STR, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "merge"))
 _SCALARS: Final = {f"tag:yaml.org,2002:{n}" for n in ("null", "bool", "int", "float", "str", "timestamp")}
@@ -74,16 +75,31 @@ class _Walk:
 
     def __init__(self, text: str, source: str) -> None:
         self._loader = _Loader(text)
-        self._source = source
+        self._text, self._source = text, source
         self._left = MAX_VALUES
         self._lines: dict[Path, int] = {}
 
     def document(self) -> Located:
+        self._check_nesting()
         try:
             node = self._loader.get_single_node()
             return Located(None if node is None else self._value(node, ()), self._lines)
         finally:
             self._loader.dispose()
+
+    def _check_nesting(self) -> None:
+        """Count the levels of a text that could have very many: the parser in C takes a piece of stack for each,
+        and ends the process where there is none left."""
+        if sum(map(self._text.count, "[{-?")) < _FEW_LEVELS:
+            return
+        depth = 0
+        for event in yaml.parse(self._text, Loader=_Base):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise self.wrong(event.start_mark, f"nested deeper than {MAX_DEPTH}")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
 
     def wrong(self, mark: Any, what: str) -> InputError:
         where = f"{self._source} line {mark.line + 1}" if mark is not None else self._source

@@ -93,3 +93,10 @@ def test_a_number_that_python_cannot_show_is_refused() -> None:
     assert load_yaml("a: 0x" + "f" * 60, source="f").data == {"a": 16**60 - 1}
     with pytest.raises(InputError, match="f line 1: a number that large"):
         load_yaml("a: 0x" + "f" * 5000, source="f")
+
+
+@pytest.mark.parametrize("text", ["[" * 500_000, "{a: " * 200_000, "- " * 400_000, "? " * 400_000, "[{" * 900])
+def test_nesting_without_end_ends_no_process(text: str) -> None:
+    """The parser in C would: a fault here is the death of whoever runs this test."""
+    with pytest.raises(InputError, match=r"nested deeper|not valid YAML|characters"):
+        load_yaml(text, source="f")
