@@ -123,7 +123,7 @@ class Outcomes:
 
     def ready(self, uep: Uep) -> None:
         """It takes tasks."""
-        log.info("%s: ready after %.0f ms", uep.describe(), 1000 * (time.time() - uep.since))
+        log.info("%s: ready after %.0f ms", uep.describe(), 1000 * (time.monotonic() - uep.began))
         self._audit.write("uep-ready", **_facts(uep))
         self._happened(UepEvent(uep_id=uep.uep_id, request_id=uep.request_id, event="ready"))
 
@@ -150,7 +150,7 @@ class Outcomes:
             code=code,
             why=error.admin_text if error else "",
             tasks_done=uep.tasks_done,
-            seconds=round(time.time() - uep.since, 3),
+            seconds=round(time.monotonic() - uep.began, 3),
         )
         self._tasks.close(uep.uid)
         self._happened(

@@ -37,7 +37,8 @@ class Uep:
     box: Box
     channel: ChildChannel
     state: str = "mapping"
-    since: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.time)  # for people
+    began: float = field(default_factory=time.monotonic)
     user: str = ""
     uid: int = -1
     gid: int = -1
