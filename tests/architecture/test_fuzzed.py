@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from support.fuzz import TARGETS
 from support.source import Module, modules
@@ -27,6 +28,7 @@ UNFUZZED: dict[str, str] = {
     "daemon/gate.py:Gate._on_reregister": "the monitor's own words, behind an fd",
     "wire/launch.py:decode": "the monitor's own words, behind an fd",
     "engines/workermain.py:_decode_call": "the user endpoint's own words to its worker: both are the same user",
+    "engines/ear.py:Ear._read": "a worker's words to its user endpoint: both are the same user",
     "engines/workermain.py:_serve": "as above",
     "engines/workerlink.py:WorkerLink._read_head": "lengths, capped; both sides are the same user",
     "relay/auth/grants.py:Grants.jwks": "the relay's own key",
@@ -71,17 +73,21 @@ def _sites(module: Module) -> Iterator[str]:
     yield from walk(module.tree, "")
 
 
-def _called(node: ast.Call | ast.Attribute) -> str:
-    return ast.unparse(node.func if isinstance(node, ast.Call) else node) if _is_plain(node) else ""
+def _called(node: ast.expr) -> str:
+    """Return the dotted name of what is called or taken, "" where it is more than a name."""
+    parts: list[str] = []
+    while isinstance(node, ast.Call | ast.Attribute):
+        if isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        elif parts:
+            return ""
+        else:
+            node = node.func
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
-def _is_plain(node: ast.expr) -> bool:
-    inner = node.func if isinstance(node, ast.Call) else node
-    while isinstance(inner, ast.Attribute):
-        inner = inner.value
-    return isinstance(inner, ast.Name)
-
-
+@cache
 def _found() -> set[str]:
     return {site for module in modules("src") for site in _sites(module)}
 

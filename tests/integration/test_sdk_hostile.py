@@ -1,4 +1,4 @@
-"""A relay or a broker that says anything: each future ends, in a value or an error with a name; the next one works."""
+"""A relay or a broker that says anything: each future ends, by a value or a named error; the next one works."""
 
 from __future__ import annotations
 
