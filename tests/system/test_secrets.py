@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from mep import Client, Executor
+from mep.relay.auth.keys import Keys
+from mep.relay.seals import Seals
 from support.endpoint import Endpoint
 from support.remote import WAIT_S, alive, by_source, kill_9, process_id, titled
 from support.rigs import MakeEndpoint, SdkEnv
@@ -106,6 +108,13 @@ def broker_passwords(site: Endpoint, ids: list[str]) -> list[str]:
     return [hmac.new(secret, name.encode(), hashlib.sha256).hexdigest() for name in names]
 
 
+def seal_keys(site: Endpoint, ids: list[str]) -> list[str]:
+    """Return what the relay derives for these to seal with."""
+    seals = Seals(Keys(site.relay.data_dir).broker_secret)
+    kinds = (seals.endpoint_key, seals.uep_key, lambda one, _seals: seals.sdk_key(one))
+    return [key(one, 1).reveal() for one in ids for key in kinds]
+
+
 def live(site: Endpoint, sdk_env: SdkEnv) -> tuple[list[str], list[str]]:
     """Let everything happen that can; return what users were told, and the ids of all who have accounts."""
     told: list[str] = []
@@ -166,6 +175,7 @@ def test_no_secret_shows_anywhere(endpoint: MakeEndpoint, sdk_env: SdkEnv, watch
         "the relay's signing key": [pem],
         "the relay's broker secret": [(keys / "broker-secret").read_text().strip()],
         "broker passwords": broker_passwords(site, [*ids, *more]),
+        "keys of seals": seal_keys(site, [*ids, *more]),
     }
     relay_log = site.relay.program.text() if site.relay.program else ""
     places = {
