@@ -156,6 +156,8 @@ def end_as(ended: clone.Ended) -> int:
     """End as another process did: die by the same signal, or return its status. Privilege: none."""
     if ended.signal:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if ended.signal == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), ended.signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [ended.signal])
         return 128 + ended.signal
