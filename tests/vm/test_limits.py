@@ -27,6 +27,7 @@ limits:
   pids: 100
   cpu: 2
 start_timeout_s: 120
+pam: {enable: true}
 """
 TEMPLATE = """\
 engine:
