@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -33,10 +34,14 @@ def make_app(settings: Settings) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.relay = relay = Relay(settings)
         relay.start()
+        # What is loaded by now stays: the collector need not look through it in the middle of a request.
+        gc.collect()
+        gc.freeze()
         try:
             yield
         finally:
             await relay.close()
+            gc.unfreeze()
 
     app = DocumentedApi(
         title="mep relay", version=mep.__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False
@@ -132,12 +137,6 @@ class _Outer:
 
 def _capped(scope: Scope, receive: Receive, most: int) -> Receive:
     """Return a `receive` that refuses bodies above `most` bytes, announced or not."""
-    too_large = HttpError(
-        413,
-        "TASK_PAYLOAD_TOO_LARGE",
-        f"The request is larger than {most} bytes. Submit fewer tasks at once, or put the data in a file.",
-        headers={"Connection": "close"},
-    )
     announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
     over = not announced.isdigit() or len(announced) > 18 or int(announced) > most
     got = 0
@@ -145,11 +144,20 @@ def _capped(scope: Scope, receive: Receive, most: int) -> Receive:
     async def receiving() -> Message:
         nonlocal got
         if over:
-            raise too_large
+            raise _too_large(most)
         message = await receive()
         got += len(message.get("body", b""))
         if got > most:
-            raise too_large
+            raise _too_large(most)
         return message
 
     return receiving
+
+
+def _too_large(most: int) -> HttpError:
+    return HttpError(
+        413,
+        "TASK_PAYLOAD_TOO_LARGE",
+        f"The request is larger than {most} bytes. Submit fewer tasks at once, or put the data in a file.",
+        headers={"Connection": "close"},
+    )

@@ -16,13 +16,14 @@ from mep.relay.repeats import Attempt
 from mep.relay.repeats import Request as Asked
 from mep.relay.routes import answers
 from mep.relay.routes.common import answer, body_as, caller, can_seal, relay_of
+from mep.relay.routes.direct import DirectRoute
 from mep.relay.routes.documented import says
 from mep.relay.store.accounts import Identity
 from mep.relay.store.tasks import StoredSubmit
 from mep.relay.submit import SubmitBody, decode
 from mep.wire.rest import SubmitAnswer
 
-router = APIRouter(tags=["submit"])
+router = APIRouter(tags=["submit"], route_class=DirectRoute)
 
 
 @router.post("/v3/endpoints/{endpoint_id}/submit", **says(answers.SubmitDone, 404, takes=SubmitBody))
