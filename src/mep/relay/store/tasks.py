@@ -69,6 +69,10 @@ class Stored(NamedTuple):
     seals: bool = False  # the group takes it sealed
 
 
+# made once: to make one anew for each task costs as long as the database takes for it
+_new_tasks, _new_results, _new_submit = insert(tasks), insert(results), insert(submits)
+
+
 def insert_submit(
     connection: Connection,
     *,
@@ -80,7 +84,7 @@ def insert_submit(
     """Store a submit: tasks and answer, and the group if it is new or has got a queue."""
     if group_changed:
         add_group(connection, group)
-    connection.execute(insert(tasks), list(rows))
+    connection.execute(_new_tasks, list(rows))
     add_submit(connection, submit)
 
 
@@ -186,7 +190,7 @@ def store_results(connection: Connection, arrived: Sequence[Arrived]) -> list[St
         where = (row.uep_id, row.group_id, row.identity_id, bool(row.has_queue))
         verdicts.append(Stored(verdict, *where, body, bool(row.seals)))
     if fresh:
-        connection.execute(insert(results), [{"task_id": i, "body": body} for i, body in fresh.items()])
+        connection.execute(_new_results, [{"task_id": i, "body": body} for i, body in fresh.items()])
         connection.execute(_finish, [{"task": i, "at": now} for i in fresh])
     return verdicts
 
@@ -229,7 +233,7 @@ def add_submit(connection: Connection, submit: StoredSubmit) -> None:
     """Remember an answer."""
     values = {name: getattr(submit, name) for name in submit.__struct_fields__}
     values["published"] = int(submit.published)
-    connection.execute(insert(submits), values)
+    connection.execute(_new_submit, values)
 
 
 def _stored_submit(row: Row[Any]) -> StoredSubmit:
