@@ -6,6 +6,7 @@ import ast
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,16 @@ def _has_test(root: Path, test: str) -> bool:
     file = root / path
     if not names or not path.startswith("tests/") or not file.is_file():
         return False
-    body: list[ast.stmt] = ast.parse(file.read_text()).body
-    for name in names:
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        node = next((node for node in body if isinstance(node, kinds) and node.name == name), None)
-        if node is None:
-            return False
-        body = node.body
-    return True
+    return "::".join(names) in _tests_of(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _tests_of(file: Path, _changed: int) -> frozenset[str]:
+    """Return function and Class::function of what is in the file."""
+    functions, found = (ast.FunctionDef, ast.AsyncFunctionDef), set[str]()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, functions):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}::{inner.name}" for inner in node.body if isinstance(inner, functions)}
+    return frozenset(found)

@@ -251,6 +251,20 @@ def test_tasks_for_an_endpoint_that_is_away_wait_for_it(site: MakeEndpoint, alic
     assert result_of(alice, submitted).error_details is None
 
 
+def test_a_start_that_was_begun_waits_when_the_endpoint_goes(site: MakeEndpoint, alice: Http) -> None:
+    endpoint = site()
+    submitted = alice.submit(endpoint.id, alice.function())
+    assert endpoint.command() is not None
+    endpoint.beat(0)
+    task_id = task_ids(submitted)[0]
+    until(lambda: alice.task(task_id)["status"] == "waiting-for-ep", "it waits for the endpoint")
+    assert endpoint.command(wait_s=START_TIMEOUT_S + 0.5) is None, "no command to nobody"
+    endpoint.beat()
+    with endpoint.start_uep() as uep:
+        uep.answer(uep.take().task_id)
+    assert result_of(alice, submitted).error_details is None
+
+
 def test_a_report_of_one_we_thought_stopped_is_believed(site: MakeEndpoint, alice: Http) -> None:
     """The endpoint may have restarted it by itself, within its grace time."""
     endpoint = site()

@@ -115,7 +115,7 @@ class Starts:
     def _say_again(self, uep: Uep, tries: int) -> None:
         """A stock endpoint silently drops a command while the process of a failed start before it is not reaped;
         one that is at work on the start takes no harm from a second command."""
-        if uep.state == STARTING and uep.tries == tries and uep.core.online:
+        if uep.state == STARTING and uep.tries == tries:
             # by a number of its own: one that was obeyed, and whose end nobody told us, would be refused
             self._fleet.spawn(self._command(uep, new_id()), name=f"start {uep.id} again")
 
@@ -152,9 +152,7 @@ class Starts:
         """No sign of life after a start command."""
         if uep.state != STARTING:
             return
-        if not uep.core.online:
-            self.hold(uep)
-        elif not uep.open:
+        if not uep.open:
             self._fleet.set_state(uep, STOPPED)
         elif uep.tries < self._fleet.settings.start_tries:
             log.warning("user endpoint %s: no sign of life after start command %d", uep.id, uep.tries)

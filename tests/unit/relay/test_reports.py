@@ -89,7 +89,8 @@ async def test_an_absurd_period_is_not_believed(scene: Scene) -> None:
 
 
 async def test_strangers_are_not_believed(scene: Scene) -> None:
-    for sender in (new_id(), "x"):
+    another = scene.fleet.core(Endpoint(id=new_id(), owner_id=new_id(), name="another")).id
+    for sender in (new_id(), "x", another):
         scene.hear(sender, scene.uep.id, {"active": True})
         scene.hear(sender, scene.uep.id, {"error": "no"})
         scene.hear(sender, scene.endpoint.id, {"heartbeat_period": 30})
