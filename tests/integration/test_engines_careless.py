@@ -158,7 +158,7 @@ def test_a_thread_that_goes_on_holds_nothing(place: Site) -> None:
         import threading
         import time
 
-        threading.Thread(target=time.sleep, args=(600,)).start()
+        threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
         return 5
 
     assert place.run(leaves_a_thread) == 5
@@ -231,7 +231,7 @@ def test_a_thread_that_goes_on_does_not_keep_a_user_endpoint_in_its_own_interpre
         import threading
         import time
 
-        threading.Thread(target=time.sleep, args=(600,)).start()
+        threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
         return 5
 
     with (

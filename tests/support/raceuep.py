@@ -89,6 +89,9 @@ class Box:
     def is_empty(self) -> bool:
         return True
 
+    def pids(self) -> list[int]:
+        return []
+
     def killed_by_memory(self) -> str:
         return ""
 

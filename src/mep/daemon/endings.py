@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _HEARS_WITHIN_S: Final = 12.0
 _GONE_WITHIN_S: Final = 5.0  # the kernel needs milliseconds to end a process, unless that waits inside it
+_LOOKS: Final = 5  # more, at one that is there and does not wait for a file system
 _SESSION_CLOSE_S: Final = 11.0  # a session process gives PAM 10 s to close
 
 
@@ -47,12 +48,18 @@ class Endings:
     def expect_end(self, uep: Uep) -> None:
         """It has been killed, or its first process has ended: the others are to follow."""
 
-        def look() -> None:
-            if uep.state != "gone" and not uep.stuck:
-                uep.stuck, uep.state = True, "stopping"
-                self._on_stuck(uep)
+        def look(looks_left: int) -> None:
+            if uep.state == "gone" or uep.stuck:
+                return
+            there = uep.box.pids() or [uep.pid or uep.child.pid]
+            if looks_left and not any(map(waits_for_files, there)):
+                self._loop.call_later(_GONE_WITHIN_S, lambda: look(looks_left - 1))  # a host with too much work
+                return
+            uep.stuck, uep.state = True, "stopping"
+            self._on_stuck(uep)
 
-        self._loop.call_later(_GONE_WITHIN_S + (_SESSION_CLOSE_S if uep.box.has_session else 0.0), look)
+        first_s = _GONE_WITHIN_S + (_SESSION_CLOSE_S if uep.box.has_session else 0.0)
+        self._loop.call_later(first_s, lambda: look(_LOOKS))
 
     def no_limit(self, uep: Uep) -> None:
         """It may take its time from now on."""

@@ -91,6 +91,10 @@ class Box:
         """Tell whether everybody is gone, once the request process has ended. Privilege: none."""
         return self._cgroup is None or self._cgroup.is_empty()
 
+    def pids(self) -> list[int]:
+        """Return the processes that are known to live in it. Privilege: none."""
+        return self._cgroup.pids() if self._cgroup is not None else []
+
     def open_events(self) -> int:
         """Return an fd that polls POLLPRI when `is_empty` may have changed. Privilege: none."""
         assert self._cgroup is not None

@@ -83,6 +83,17 @@ class Cgroup:
         """Tell whether no process is left in it and below. Privilege: none."""
         return "populated 0" in _read(self.fd, "cgroup.events")
 
+    def pids(self) -> list[int]:
+        """Return the processes in it and below. Privilege: none."""
+        files = [Path(folder, "cgroup.procs") for folder, _, _ in os.walk(self.path)]
+        found: list[int] = []
+        for file in files:
+            try:
+                found += [int(line) for line in file.read_text().split()]
+            except OSError:
+                continue  # removed meanwhile
+        return found
+
     def open_events(self) -> int:
         """Return an fd that polls POLLPRI when the cgroup becomes empty (or not). Privilege: none."""
         return os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
