@@ -212,7 +212,9 @@ def test_locking_an_endpoint_makes_its_keys_worthless(sealing: MakeSealing, alic
     until(registered, "the lock expires", timeout_s=LOCK_S + 5)
     endpoint.register()
     assert endpoint.answer["mep"]["seal_key"] != old
-    until(lambda: status(alice, task_ids(submitted)[0]) == "failed", "what was sealed before has its end")
+    (task_id,) = task_ids(submitted)
+    until(lambda: status(alice, task_id) == "failed", "what was sealed before has its end")
+    assert "TASK_LOST" in alice.task(task_id)["exception"]
     endpoint.connect()
     submit(alice, endpoint.id)
     again = endpoint.command()
