@@ -25,7 +25,7 @@ from support.source import ROOT
 
 HOST = "10.0.2.2"
 BOOT_WITHIN_S = 240.0
-SLOW_S = 180.0
+SLOW_S = 300.0
 
 
 def find_image() -> Path:

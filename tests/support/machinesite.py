@@ -46,7 +46,10 @@ class MachineSite:
     def start(self) -> None:
         """Start the unit; return once the endpoint is up, as its unit tells."""
         self.machine.run("systemctl", "daemon-reload")
-        self.machine.run("systemctl", "start", _UNIT)
+        try:
+            self.machine.run("systemctl", "start", _UNIT)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.journal()}") from None
         self.id = str(json.loads(self.mep("status", NAME, "--json"))["endpoint_id"])
 
     def user_endpoints(self) -> list[dict[str, Any]]:
