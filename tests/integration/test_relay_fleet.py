@@ -31,6 +31,11 @@ def result_of(person: Http, submitted: dict[str, object], *, wait_s: float = 15.
     return result
 
 
+def listen_on(uep: FakeUep) -> None:
+    """Be a consumer for longer than a missing one is doubted: what its first report asked for is answered."""
+    assert uep.next_message(f"{uep.id}.tasks", wait_s=2.5, exclusive=True) is None
+
+
 def code_of(result: Result) -> str:
     assert result.error_details is not None, result.data
     return result.error_details.code
@@ -168,6 +173,7 @@ def test_silence_without_a_consumer_is_death(site: MakeEndpoint, alice: Http) ->
     with FakeUep(command.creds) as uep:
         uep.report(heartbeat_period=0.3)
         uep.take()  # acknowledged, never answered
+        listen_on(uep)
     with endpoint.start_uep() as fresh:
         fresh.answer(task_ids(submitted)[0])
     assert result_of(alice, submitted).error_details is None
@@ -302,6 +308,7 @@ def test_a_new_registration_looks_after_user_endpoints_that_died_with_the_old_ag
     submitted = alice.submit(endpoint.id, alice.function())
     uep = endpoint.start_uep()
     uep.take()
+    listen_on(uep)
     uep.close()
     assert endpoint.peer is not None
     endpoint.peer.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from mep.base.ids import new_id
 from mep.base.secrets import Secret
+from mep.broker.channel import QueueFacts
 from mep.relay.fleet import STOPPED, UP, Fleet, Uep
 from mep.relay.liveness import Liveness
 from mep.relay.opening import Opening
@@ -98,6 +101,19 @@ async def test_strangers_are_not_believed(scene: Scene) -> None:
     assert scene.uep.state == STOPPED
     assert not scene.uep.core.online
     assert scene.starts.failed_with == []
+
+
+async def test_a_relay_that_starts_hears_the_silence_of_who_was_up(scene: Scene) -> None:
+    async def nobody(_uep_id: str) -> QueueFacts:
+        return QueueFacts(messages=0, consumers=0)
+
+    scene.starts.queue_facts = nobody
+    scene.fleet.settings = replace(scene.fleet.settings, missed_heartbeats=0)
+    scene.uep.state, scene.uep.last_seen = UP, time.monotonic()
+    scene.liveness.resume()
+    async with asyncio.timeout(10):
+        while scene.uep.state == UP:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_long_text_is_cut_before_every_task_gets_it(scene: Scene) -> None:
