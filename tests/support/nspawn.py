@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from support import guards
@@ -109,9 +110,12 @@ class Container:
                 for switch in filter(Path.exists, (group / "cgroup.kill" for group in self._own)):
                     switch.write_text("1")
                 self._process.wait(10)
-        for group in self._own:
+        for group in [*self._own, *(mirrors := _mirrors(self._own))]:
             for folder, _, _ in os.walk(group, topdown=False):
                 os.rmdir(folder)
+        for mirror in mirrors:
+            with suppress(OSError):  # another container's is in it, or it is not nspawn's
+                mirror.parent.rmdir()
         subprocess.run(["umount", "-l", self.root], check=True)
         subprocess.run(["umount", "-l", self._folder], check=True)
 
@@ -217,6 +221,13 @@ def _own_cgroups(name: str) -> list[Path]:
                 made.append(group)
                 break
     return made
+
+
+def _mirrors(own: Sequence[Path]) -> list[Path]:
+    """Return what nspawn made beside: the path of version 2, in version 1's hierarchy."""
+    unified, systemd = _CGROUPS / "unified", _CGROUPS / "systemd"
+    mirrors = [systemd / group.relative_to(unified) for group in own if group.is_relative_to(unified)]
+    return [mirror for mirror in mirrors if mirror.is_dir()]
 
 
 def _children(pid: int) -> list[int]:

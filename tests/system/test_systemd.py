@@ -17,7 +17,7 @@ from support.rigs import SdkEnv
 from support.unitsite import ALICE, SESSIONS, UnitSite, systemd_machine
 from support.wait import until
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 GONE_S = 2.0
 
 
