@@ -114,11 +114,11 @@ def test_no_json_value_in_any_field_breaks_a_route(site: Site) -> None:
         if operation.schema is None or operation.form or site.is_older_name(operation):
             continue
         good = bodies(site, operation)
-        for path in broken(good):
-            for text in VALUES:
+        for turn, path in enumerate(broken(good)):
+            for text in VALUES if len(path) == 1 else VALUES[turn % 4 :: 4]:
                 content, url = with_value(good, path, text), site.filled(operation)
                 found.attempt(f"{path} = {text[:40]}", site.send, operation, url, content=content)
-    found.check(2500)
+    found.check(1000)
 
 
 def test_no_text_in_any_parameter_or_form_field_breaks_a_route(site: Site) -> None:

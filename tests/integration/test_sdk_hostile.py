@@ -39,14 +39,20 @@ NO_RESULTS: list[Any] = [
 
 
 class HostileRelay(SmallRelay):
-    """Gives `planned` on routes that end in `where`: once each, and the last one for ever if `stubborn`."""
+    """Gives `planned` on routes that end in `where`: once each, and the last one for ever if `stubborn`.
 
-    def __init__(self, where: str, planned: list[Any], *, stubborn: bool = False) -> None:
+    `slow`: it knows of no result when it is asked for the first time.
+    """
+
+    def __init__(self, where: str, planned: list[Any], *, stubborn: bool = False, slow: bool = False) -> None:
         super().__init__("")
-        self.where, self.planned, self.stubborn = where, list(planned), stubborn
+        self.where, self.planned, self.stubborn, self.slow = where, list(planned), stubborn, slow
 
     def handle(self, method: str, path: str, query: dict[str, Any], body: Any, headers: dict[str, str]) -> Answer:
         real = super().handle(method, path, query, body, headers)
+        if self.slow and path.endswith("batch_status"):
+            self.slow = False
+            return 200, {"results": {}}, {}
         if not path.endswith(self.where) or not self.planned:
             return real
         answer = self.planned[0] if self.stubborn and len(self.planned) == 1 else self.planned.pop(0)
@@ -109,7 +115,10 @@ def test_ids_that_are_given_twice_leave_no_future_open(rigs: Rigs) -> None:
 
 
 def test_without_an_address_of_the_stream_results_come_over_http(rigs: Rigs) -> None:
-    futures = [(rigs.submit(HostileRelay("connection_url", [answer], stubborn=True)), answer) for answer in NO_URL]
+    futures = [
+        (rigs.submit(HostileRelay("connection_url", [answer], stubborn=True, slow=True)), answer)
+        for answer in NO_URL
+    ]
     assert [(future.result(SOON_S), answer) for future, answer in futures] == [(8, answer) for answer in NO_URL]
 
 

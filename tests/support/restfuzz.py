@@ -141,4 +141,6 @@ def refusal(answer: httpx.Response) -> dict[str, Any]:
     assert re.fullmatch(r"[A-Z_]{5,40}|[a-z_]{5,40}", body["code"]), body
     assert body["detail"] == body["reason"]
     assert 10 < len(body["detail"]) < 2000, body
+    if body["code"].isupper():  # not one of OAuth's, which are its own: what happened, and what to do
+        assert re.search(r"[.)] [A-Z].*[.)]$", body["detail"], re.DOTALL), body
     return body

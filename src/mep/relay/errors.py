@@ -17,12 +17,40 @@ from mep.wire.rest import ErrorBody
 _LOGIN: Final = "Log in again with `mep login`, or set MEP_TOKEN to a current token."
 
 
+#: What to do about a refusal whose text says only what happened.
+_STEPS: Final = {
+    "REQUEST_MALFORMED": "See /docs for the form.",
+    "SEMANTICALLY_INVALID": "See /docs for what is wanted.",
+    "INVALID_UUID": "Check the id.",
+    "NOT_FOUND": "See /docs for what there is.",
+    "METHOD_NOT_ALLOWED": "See /docs for what is.",
+    "TASK_NOT_FOUND": "Check the id, and that you submitted it.",
+    "TASK_GROUP_NOT_FOUND": "Check the id.",
+    "TASK_GROUP_ACCESS_FORBIDDEN": "Leave task_group_id out, or make an id of your own.",
+    "FUNCTION_ACCESS_FORBIDDEN": "Ask its owner, or register a function of your own.",
+    "ENDPOINT_LOCKED": "Try again then.",
+    "INSUFFICIENT_AUTH_SCOPE": "Log in again with `mep login`.",
+}
+
+
 class HttpError(Exception):
-    """Ends a request with `status`; `code` and `detail` are for the caller."""
+    """Ends a request with `status`; `code` and `detail` are for the caller.
+
+    `step`: what to do, where it is not the usual.
+    """
 
     def __init__(
-        self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, args: Any = ()
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        step: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        args: Any = (),
     ) -> None:
+        step = _STEPS.get(code, "") if step is None else step
+        detail = f"{detail} {step}".rstrip()
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
         self.headers = dict(headers or {})
@@ -92,4 +120,4 @@ def from_mep_error(error: MepError) -> HttpError:
     """Return the answer for an expected failure of another room."""
     status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
     code = "SEMANTICALLY_INVALID" if status == 422 else error.code.value
-    return HttpError(status, code, error.for_user())
+    return HttpError(status, code, error.for_user(), step="")
