@@ -81,7 +81,7 @@ class EndpointConfig(Settings):
     )
     min_uid: int = setting(1000, "Never become an account with a lower uid. uid 0 is always refused.", ge=1)
     denied_users: Names = setting(
-        ("nobody",), "Accounts that are refused. *, ? and [...] stand for parts of names."
+        ("nobody",), "Accounts that are refused: names or uids. *, ? and [...] stand for parts of names."
     )
     denied_groups: Names = setting(("root",), "Accounts in one of these groups are refused.")
     allowed_users: Names | None = setting(
