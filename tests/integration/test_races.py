@@ -52,6 +52,26 @@ def test_three_to_six_events_in_any_situation(
     assert explore_all(make, walks(300), record_property) == 300
 
 
+def test_who_submits_while_others_are_refused_is_refused_or_served(make: MakeWorld) -> None:
+    """The queue of those who are refused is emptied: never of a task that is told of later, or not at all."""
+    for milliseconds in range(0, 60, 2):
+        world = make()
+        try:
+            world.do(world.drain)
+            world.do(lambda: world.submit(0.2))  # noqa: B023 - done at once
+            world.advance(milliseconds / 1000)
+            world.do(lambda: world.submit(0.2))  # noqa: B023
+            world.advance(3.0)
+            assert set(world.check().values()) == {"ENDPOINT_DRAINING"}
+            world.do(world.drain)
+            world.do(lambda: world.submit(0.2))  # noqa: B023
+            world.advance(3.0)
+            assert sorted(world.check().values()) == ["ENDPOINT_DRAINING", "ENDPOINT_DRAINING", "done"]
+            assert world.runs.total() == 1, "who was refused has run"
+        finally:
+            world.close()
+
+
 class Races(RuleBasedStateMachine):
     """Any events, any time between them, and a smallest example of what goes wrong. What is true at every moment
     is asserted by the model itself: one user endpoint of an id at a time, no step that fails, no error logged."""
