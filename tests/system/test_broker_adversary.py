@@ -243,7 +243,7 @@ def test_results_and_reports_on_a_strangers_routing_key_change_nothing(
         alices = next(uep for uep in site.user_endpoints() if uep["user"] == "alice")
         forged = envelope.encode(Result(task_id=future.task_id, data="forged"))
         gone = StatusReport(endpoint_id=alices["uep_id"], global_state={"active": False})
-        for sender in (bobs["uep_id"], new_id()):
+        for sender in (bobs["uep_id"], new_id(), alices["uep_id"], site.id):
             adversary.publish(topology.RESULTS, sender, forged)
             adversary.publish(topology.HEARTBEATS, sender, envelope.encode(gone))
             adversary.publish(topology.RESULTS, sender, b"\x00garbage")
