@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 from mep.wire.envelope import Result
-from support.fake_endpoint import FakeEndpoint, FakeUep, Http
+from support.fake_endpoint import Command, FakeEndpoint, FakeUep, Http
 from support.fleet import (
     START_TIMEOUT_S,
     MakeEndpoint,
@@ -36,6 +36,30 @@ def listen_on(uep: FakeUep) -> None:
     assert uep.next_message(f"{uep.id}.tasks", wait_s=2.5, exclusive=True) is None
 
 
+def begun(endpoint: FakeEndpoint, person: Http) -> tuple[dict[str, object], Command]:
+    """Let somebody submit; return that and the start command it led to."""
+    submitted = person.submit(endpoint.id, person.function())
+    command = endpoint.command()
+    assert command is not None
+    return submitted, command
+
+
+def serve(endpoint: FakeEndpoint, person: Http, submitted: dict[str, object]) -> None:
+    """Take a start command and the task, and answer it."""
+    with endpoint.start_uep() as uep:
+        uep.answer(uep.take().task_id)
+    assert result_of(person, submitted).error_details is None
+
+
+def one_that_served(endpoint: FakeEndpoint, person: Http) -> FakeUep:
+    """Return a user endpoint that is up, and has answered a task."""
+    submitted = person.submit(endpoint.id, person.function())
+    uep = endpoint.start_uep()
+    uep.answer(uep.take().task_id)
+    result_of(person, submitted)
+    return uep
+
+
 def code_of(result: Result) -> str:
     assert result.error_details is not None, result.data
     return result.error_details.code
@@ -62,9 +86,7 @@ def test_a_failed_start_fails_the_waiting_tasks_with_the_endpoint_s_words(site: 
 
 def test_a_stock_notice_of_the_user_endpoint_itself_counts_too(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     with FakeUep(command.creds) as uep:
         uep.report(active=None, error="Identity failed to map to a local user name.")
     result = result_of(alice, submitted)
@@ -96,10 +118,7 @@ def test_no_sign_of_life_is_tried_again_and_then_given_up(site: MakeEndpoint, al
 
 def test_tasks_queued_while_it_left_start_a_new_one(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
-    first = alice.submit(endpoint.id, alice.function())
-    uep = endpoint.start_uep()
-    uep.answer(uep.take().task_id)
-    result_of(alice, first)
+    uep = one_that_served(endpoint, alice)
     late = alice.submit(endpoint.id, alice.function())
     uep.stop()
     with endpoint.start_uep() as fresh:
@@ -110,10 +129,7 @@ def test_tasks_queued_while_it_left_start_a_new_one(site: MakeEndpoint, alice: H
 
 def test_a_user_endpoint_that_ended_with_nothing_to_do_stays_ended(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    uep = endpoint.start_uep()
-    uep.answer(uep.take().task_id)
-    result_of(alice, submitted)
+    uep = one_that_served(endpoint, alice)
     uep.stop()
     assert endpoint.command(wait_s=1.0) is None
 
@@ -134,9 +150,7 @@ def test_one_that_is_killed_while_it_starts_is_started_again_and_given_up_at_las
     site: MakeEndpoint, alice: Http
 ) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     text = "UEP_DIED: Your user endpoint ended while it started: killed by signal 9 (SIGKILL)."
     endpoint.notice(command.uep_id, error=text, error_code="UEP_DIED", heartbeat_period=30)
     uep = endpoint.start_uep()
@@ -154,10 +168,7 @@ def test_one_that_is_killed_while_it_starts_is_started_again_and_given_up_at_las
 def test_a_submit_to_one_that_died_silently_brings_a_new_one(site: MakeEndpoint, alice: Http) -> None:
     """It was up a moment ago by its last report; the broker knows better."""
     endpoint = site()
-    first = alice.submit(endpoint.id, alice.function())
-    uep = endpoint.start_uep()
-    uep.answer(uep.take().task_id)
-    result_of(alice, first)
+    uep = one_that_served(endpoint, alice)
     uep.close()  # as kill -9: no goodbye
     second = alice.submit(endpoint.id, alice.function())
     with endpoint.start_uep() as fresh:
@@ -167,9 +178,7 @@ def test_a_submit_to_one_that_died_silently_brings_a_new_one(site: MakeEndpoint,
 
 def test_silence_without_a_consumer_is_death(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     with FakeUep(command.creds) as uep:
         uep.report(heartbeat_period=0.3)
         uep.take()  # acknowledged, never answered
@@ -182,9 +191,7 @@ def test_silence_without_a_consumer_is_death(site: MakeEndpoint, alice: Http) ->
 def test_tasks_that_a_journal_less_user_endpoint_lost_are_said_to_be_lost(site: MakeEndpoint, alice: Http) -> None:
     """It reports that it has nothing to do, twice, and its queue is empty: nobody will answer."""
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     with FakeUep(command.creds) as uep:
         uep.report()
         uep.take()
@@ -201,9 +208,7 @@ def test_tasks_that_a_journal_less_user_endpoint_lost_are_said_to_be_lost(site: 
 
 def test_a_busy_user_endpoint_loses_nothing(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     with FakeUep(command.creds) as uep, closing(stream(alice, submitted)) as reader:
         uep.report()
         task = uep.take()
@@ -218,9 +223,7 @@ def test_one_that_reports_and_takes_no_tasks_loses_its_account_and_is_replaced(
     site: MakeEndpoint, alice: Http
 ) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     deaf = FakeUep(command.creds)
     generations = {command.creds["task_queue_info"]["connection_url"]}
     deadline = time.monotonic() + 20
@@ -252,9 +255,7 @@ def test_tasks_for_an_endpoint_that_is_away_wait_for_it(site: MakeEndpoint, alic
     assert endpoint.command(wait_s=START_TIMEOUT_S + 0.5) is None, "no command to nobody"
     assert alice.task(task_ids(submitted)[0])["status"] == "waiting-for-ep"
     endpoint.beat()
-    with endpoint.start_uep() as uep:
-        uep.answer(uep.take().task_id)
-    assert result_of(alice, submitted).error_details is None
+    serve(endpoint, alice, submitted)
 
 
 def test_a_start_that_was_begun_waits_when_the_endpoint_goes(site: MakeEndpoint, alice: Http) -> None:
@@ -266,18 +267,13 @@ def test_a_start_that_was_begun_waits_when_the_endpoint_goes(site: MakeEndpoint,
     until(lambda: alice.task(task_id)["status"] == "waiting-for-ep", "it waits for the endpoint")
     assert endpoint.command(wait_s=START_TIMEOUT_S + 0.5) is None, "no command to nobody"
     endpoint.beat()
-    with endpoint.start_uep() as uep:
-        uep.answer(uep.take().task_id)
-    assert result_of(alice, submitted).error_details is None
+    serve(endpoint, alice, submitted)
 
 
 def test_a_report_of_one_we_thought_stopped_is_believed(site: MakeEndpoint, alice: Http) -> None:
     """The endpoint may have restarted it by itself, within its grace time."""
     endpoint = site()
-    first = alice.submit(endpoint.id, alice.function())
-    uep = endpoint.start_uep()
-    uep.answer(uep.take().task_id)
-    result_of(alice, first)
+    uep = one_that_served(endpoint, alice)
     uep.report(active=False)
     uep.report(active=True)
     console = f"/v3/endpoints/{endpoint.id}/console"
@@ -292,13 +288,9 @@ def test_a_report_of_one_we_thought_stopped_is_believed(site: MakeEndpoint, alic
 
 def test_a_stale_command_is_sent_afresh_instead_of_failing_the_tasks(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
-    submitted = alice.submit(endpoint.id, alice.function())
-    command = endpoint.command()
-    assert command is not None
+    submitted, command = begun(endpoint, alice)
     endpoint.notice(command.uep_id, error="too old", error_code="COMMAND_STALE", heartbeat_period=30)
-    with endpoint.start_uep() as uep:
-        uep.answer(uep.take().task_id)
-    assert result_of(alice, submitted).error_details is None
+    serve(endpoint, alice, submitted)
 
 
 def test_a_new_registration_looks_after_user_endpoints_that_died_with_the_old_agent(
