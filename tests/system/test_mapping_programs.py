@@ -111,18 +111,18 @@ def parent_of(pid: int) -> int:
 def test_one_identity_with_a_slow_mapping_neither_fills_the_process_table_nor_delays_others(
     tmp_path: Path,
 ) -> None:
-    with site(tmp_path, 1) as rig:
-        slow = [rig.start(claims_of(_BOB), ["serve"]) for _ in range(24)]
+    with site(tmp_path, 2) as rig:
+        slow = [rig.start(claims_of(_BOB), ["serve"]) for _ in range(16)]
         before = time.monotonic()
         quick = rig.start(claims_of(_ALICE), ["serve"])
         most = 0
         while not any(row.user == "alice" for row in rig.status().user_endpoints):
             most = max(most, asking(rig))
         assert rig.decision(quick).verdict == "started"
-        assert time.monotonic() - before < 0.9, "it waited for a mapping of somebody else's"
+        assert time.monotonic() - before < 1.8, "it waited for a mapping of somebody else's"
         for request in slow:
             most = max(most, asking(rig))
             assert rig.decision(request).code == "MAPPING_TIMEOUT"
         assert 2 < most <= MOST_OF_ONE + 1
-        assert time.monotonic() - before < 8.0
+        assert time.monotonic() - before < 12.0
         assert len(rig.status().user_endpoints) == 1
