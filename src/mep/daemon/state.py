@@ -18,6 +18,7 @@ from mep.base.ids import is_uuid
 from mep.config.paths import EndpointPaths
 from mep.host.trusted import open_trusted
 from mep.wire import signing
+from mep.wire.decoding import INVALID
 from mep.wire.keys import PublicKey
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class State:
             return {}
         try:
             return {key.kid: key for key in msgspec.json.decode(text.encode(), type=list[PublicKey])}
-        except msgspec.DecodeError as error:
+        except INVALID as error:
             # Forgetting the pins would be trusting whoever comes next.
             raise HostError(
                 Code.CONFIG_INVALID, f"{self._directory / 'relay_keys.json'} is damaged: {error}.", step=""
@@ -139,7 +140,7 @@ class State:
         for line in filter(None, self._read(_REPLAYS).splitlines()):
             try:
                 at, what = msgspec.json.decode(line, type=tuple[float, str | float])
-            except msgspec.DecodeError:
+            except INVALID:
                 log.error("%s holds a damaged line, which is skipped", self._directory / _REPLAYS)
                 continue
             if isinstance(what, str):
@@ -188,7 +189,7 @@ def _id_in(document: object) -> str:
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
