@@ -117,6 +117,7 @@ class ResultStream:
     # ---- in the thread ----
 
     def _main(self) -> None:
+        import mep.wire.seal  # noqa: F401 - loads the crypto library, before the first result is there
         from mep.broker.loop import new_loop  # here, because it loads the AMQP library
 
         loop = new_loop()
