@@ -155,7 +155,9 @@ class Monitor:
         gc.collect()
         gc.freeze()
         # It counts the names that it holds: a child that looks others up would write to those it forgets, too.
-        sys._clear_type_cache()
+        clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+        if clear is not None:  # the first is Python 3.13's name for it
+            clear()
         log.info(
             "endpoint %s: serving %s, user processes are kept by %s",
             self._name,
