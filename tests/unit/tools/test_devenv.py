@@ -53,7 +53,7 @@ def test_byte_code_is_not_source(checkout: Path) -> None:
 
 
 def test_whoever_is_not_root_is_told_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devenv, "missing_packages", lambda: ["rabbitmq-server"])
+    monkeypatch.setattr(devenv, "missing_packages", lambda _wanted: ["rabbitmq-server"])
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(devenv.CannotError, match=r"missing packages: rabbitmq-server\. Run once: sudo \./dev env"):
         devenv.install_packages()
