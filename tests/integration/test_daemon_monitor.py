@@ -112,17 +112,26 @@ def test_a_command_that_came_just_before_a_clean_end_starts_it_again(rig: Daemon
     assert rig.event(first).event == "ready"
     second = rig.start(claims_for(claims.uep), ["serve"])
     assert rig.decision(second).verdict == "running"
-    assert rig.event(first).event == "ended"
-    assert rig.event(second).event == "ready"
+    assert [rig.event(second).event for _ in range(2)] == ["ended", "ready"]
 
 
 def test_after_a_crash_the_relay_decides_not_we(rig: DaemonRig) -> None:
     claims = claims_for()
     first = rig.start(claims, ["ready", ["sleep", 0.5], ["exit", 1]])
     assert rig.event(first).event == "ready"
-    rig.decision(rig.start(claims_for(claims.uep), ["serve"]))
-    assert rig.event(first).code == "UEP_DIED"
+    second = rig.start(claims_for(claims.uep), ["serve"])
+    assert rig.decision(second).verdict == "running"
+    assert rig.event(second).code == "UEP_DIED"
     assert rig.status().user_endpoints == []
+
+
+def test_a_start_that_fails_is_told_as_the_answer_to_the_newest_command_that_counted_on_it(rig: DaemonRig) -> None:
+    claims = claims_for()
+    rig.start(claims, [["sleep", 0.5], ["exit", 1]])
+    second = rig.start(claims_for(claims.uep), ["serve"])
+    assert rig.decision(second).verdict == "running"
+    failed = rig.event(second)
+    assert (failed.event, failed.code) == ("failed", "UEP_DIED")
 
 
 def test_a_command_that_comes_while_it_stops_starts_it_when_it_is_gone(rig: DaemonRig) -> None:

@@ -323,6 +323,8 @@ class Keeper:
         else:
             assert ended is not None
             self._outcomes.refused(uep.request_id, ended, uep.wishes.first.claims)
+            if uep.wishes.newest != uep.request_id:
+                self._outcomes.tell_end(uep, "failed", ended)
 
     def _maybe_empty(self) -> None:
         if all(uep.stuck for uep in self._ueps.values()):

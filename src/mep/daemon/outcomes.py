@@ -153,12 +153,16 @@ class Outcomes:
             seconds=round(time.monotonic() - uep.began, 3),
         )
         self._tasks.close(uep.uid)
+        self.tell_end(uep, event, error)
+
+    def tell_end(self, uep: Uep, event: str, error: MepError | None) -> None:
+        """Tell of an end as the answer to the newest command that counted on it: the relay ignores older ones."""
         self._happened(
             UepEvent(
                 uep_id=uep.uep_id,
-                request_id=uep.request_id,
+                request_id=uep.wishes.newest,
                 event=event,
-                code=code,
+                code=error.code.value if error else "",
                 user_text=user_text(error) if error else "",
             )
         )

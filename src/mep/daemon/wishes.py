@@ -68,6 +68,7 @@ class Wishes:
 
     def __init__(self, first: Wish) -> None:
         self.first: Wish | None = first  # None: it is decided
+        self.newest = first.request_id  # of the commands that count on this one: its end is the answer to that
         self._later: Wish | None = None
         self._waits = False  # what `_later` is
         self._obeyed = deque([first.claims.jti], maxlen=_REMEMBERED_COMMANDS)
@@ -97,6 +98,7 @@ class Wishes:
     def hand_over(self, wish: Wish) -> None:
         """It is obeyed by the living one."""
         self._obeyed.append(wish.claims.jti)
+        self.newest = wish.request_id
         self._keep(wish, waits=False)
 
     def wait(self, wish: Wish) -> None:
