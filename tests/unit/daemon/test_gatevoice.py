@@ -87,6 +87,7 @@ def test_what_was_begun_when_the_gate_died_is_there(rig: Rig, capfd: Capture) ->
 
 def test_a_flood_of_lines_is_counted_and_holds_nobody_up(rig: Rig, capfd: Capture) -> None:
     setup_logging(role="monitor")
+
     def flood() -> int:
         os.set_blocking(rig.fd, True)
         while True:
