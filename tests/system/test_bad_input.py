@@ -91,6 +91,8 @@ def test_an_audit_log_that_cannot_be_written_stops_new_work_until_it_can(
     assert site.status()["problems"][0].startswith("AUDIT_UNWRITABLE")
     assert f"takes no work: AUDIT_UNWRITABLE: The audit log {small_disk}/audit.log" in printed(site)
     assert "No space left" in printed(site)
+    # the one that runs takes no more work either: it leaves, so that whoever asks for it hears why
+    assert refusal(site, user_endpoint_config={}).startswith("AUDIT_UNWRITABLE")
     ballast.unlink()
     assert site.status()["problems"] == []
     works(site, n=1)
