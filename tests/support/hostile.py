@@ -283,7 +283,8 @@ def find_key(description: str) -> str:
 def use_broker(others: list[str], queues: list[str], forged: dict[str, str]) -> list[str]:
     """Try what the broker lets one do with this user endpoint's own account; return what worked.
 
-    `others`: endpoints to speak for; `queues`: to read, empty, delete; `forged`: task id to result, in own name.
+    `others`: endpoints to speak for; `queues`: to read, empty, delete; `forged`: task id to result, in own name,
+    under the own seal.
     """
     import contextlib
     import gc
@@ -293,6 +294,7 @@ def use_broker(others: list[str], queues: list[str], forged: dict[str, str]) -> 
     from mep.wire import envelope
 
     creds = next(one._creds for one in gc.get_objects() if type(one).__name__ == "Links")
+    outbox = next(one for one in gc.get_objects() if type(one).__name__ == "Outbox")
     route = creds.result_queue_info
     done = []
     connection = pika.BlockingConnection(pika.URLParameters(route.connection_url.reveal()))
@@ -317,7 +319,7 @@ def use_broker(others: list[str], queues: list[str], forged: dict[str, str]) -> 
     attempt("declare", lambda c: c.queue_declare("own", durable=True))
     own = dict(route.queue_publish_kwargs)
     for task, result in forged.items():
-        body = envelope.encode(envelope.Result(task_id=task, data=result))
+        body = outbox.sealer.seal(envelope.encode(envelope.Result(task_id=task, data=result)))
         connection.channel().basic_publish(own["exchange"], own["routing_key"], body)
     connection.close()
     return done
