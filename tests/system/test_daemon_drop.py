@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,7 @@ def outcome(
                 "uids": os.getresuid(),
                 "cwd": os.getcwd(),
                 "env": dict(os.environ),
+                "death_signal": pyprctl.get_pdeathsig(),
             }
         except MepError as error:
             found = {"code": error.code, "why": error.admin_text}
@@ -66,6 +68,13 @@ def keep_saved_uid(real: int, effective: int, _saved: int) -> None:
     REAL_SETRESUID(real, effective, 0)
 
 
+def misread_who_we_are() -> None:
+    os.setresuid = keep_saved_uid
+    real = caps.read_credentials
+    uid = alice().uid
+    caps.read_credentials = lambda: replace(real(), uids=(uid,) * 4)
+
+
 def keep_capabilities() -> None:
     pyprctl.set_keepcaps(True)
     caps.drop_all = nothing
@@ -76,6 +85,7 @@ BREAKS: dict[str, tuple[Callable[[], object], str]] = {
     "gid is not set": (lambda: setattr(os, "setresgid", nothing), "ids are"),
     "uid is not set": (lambda: setattr(os, "setresuid", nothing), "ids are"),
     "root stays the saved uid": (lambda: setattr(os, "setresuid", keep_saved_uid), "ids are"),
+    "root stays the saved uid, and nobody sees it": (misread_who_we_are, "a way back to root"),
     "the bounding set stays": (lambda: setattr(caps, "drop_bounding_set", nothing), "bounding set"),
     "programs may gain privileges": (
         lambda: setattr(pyprctl, "set_no_new_privs", nothing),
@@ -91,7 +101,12 @@ BREAKS: dict[str, tuple[Callable[[], object], str]] = {
 
 def test_it_works() -> None:
     found = outcome()
-    assert found == {"code": "", "uids": [20001] * 3, "cwd": "/home/alice", "env": {"A": "b"}}
+    wanted = {"code": "", "uids": [20001] * 3, "cwd": "/home/alice", "env": {"A": "b"}}
+    assert found == wanted | {"death_signal": signal.SIGKILL}
+
+
+def test_capabilities_are_dropped_even_where_the_kernel_would_keep_them() -> None:
+    assert outcome(lambda: pyprctl.set_keepcaps(True))["code"] == ""
 
 
 @pytest.mark.parametrize("case", BREAKS)
@@ -103,7 +118,8 @@ def test_without_any_one_step_it_refuses(case: str) -> None:
 
 
 def test_root_is_no_user() -> None:
-    assert outcome(user=replace(alice(), uid=0))["code"] == "PRIVILEGE_NOT_DROPPED"
+    found = outcome(user=replace(alice(), uid=0))
+    assert (found["code"], "root is not a user" in found["why"]) == ("PRIVILEGE_NOT_DROPPED", True)
 
 
 def test_a_home_that_cannot_be_entered_is_left_alone() -> None:
