@@ -3,7 +3,6 @@ endpoints, which are stock parts."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from mep.base.secrets import Secret
@@ -72,15 +71,8 @@ class SealingEndpoint(FakeEndpoint):
     def notice(self, about: str, **state: Any) -> None:
         self.say(self.sealed_notice(about, **state))
 
-    def command(self, *, wait_s: float = WAIT_S) -> Command | None:
-        assert self.peer is not None
-        found = self.peer.next_message(self.answer["command_queue_info"]["queue"], wait_s=wait_s)
-        if found is None:
-            return None
-        method, properties, body = found
-        self.peer.channel.basic_ack(method.delivery_tag)
-        plain = sealed.decode_command(self.commands.open(body)[1]).body
-        return Command(plain, json.loads(plain), properties)
+    def opened(self, command: bytes) -> bytes:
+        return sealed.decode_command(self.commands.open(command)[1]).body
 
     def start_sealing(self) -> SealingUep:
         """Take a command and become its user endpoint."""

@@ -38,6 +38,17 @@ def use(site: UnitSite) -> dict[int, str]:
     return found
 
 
+def killed_it_comes_back_clean(site: UnitSite) -> None:
+    """Kill the monitor: all of it is gone in time, the service comes back, serves, and stops as ever."""
+    before = site.monitor()
+    kill_9(before)
+    site.until_gone(within_s=GONE_S)
+    until(lambda: site.show("ActiveState") == "active" and site.monitor() != before, "it is up again")
+    use(site)
+    site.systemctl("stop")
+    assert site.processes() == {}
+
+
 def test_the_unit_verifies(machine: Container) -> None:
     assert machine.run("systemd-analyze", "verify", "mep@login1.service") == ""
 
@@ -139,13 +150,7 @@ def test_a_killed_monitor_leaves_nothing_and_comes_back(machine: Container, rela
     site.systemctl("start")
     sdk_env("alice@example.org")
     use(site)
-    before = site.monitor()
-    kill_9(before)
-    site.until_gone(within_s=GONE_S)
-    until(lambda: site.show("ActiveState") == "active" and site.monitor() != before, "it is up again")
-    use(site)
-    site.systemctl("stop")
-    assert site.processes() == {}
+    killed_it_comes_back_clean(site)
 
 
 def test_what_ignores_the_stop_is_killed_by_the_system(machine: Container, relay: Relay, sdk_env: SdkEnv) -> None:
@@ -347,11 +352,5 @@ def test_beside_version_1_of_cgroups_it_is_the_same(
         assert f"/sys/fs/cgroup/unified{site.cgroup()}" in site.status()["kept_by"]
         sdk_env("alice@example.org")
         use(site)
-        before = site.monitor()
-        kill_9(before)
-        site.until_gone(within_s=GONE_S)
-        until(lambda: site.show("ActiveState") == "active" and site.monitor() != before, "it is up again")
-        use(site)
-        site.systemctl("stop")
-        assert site.processes() == {}
+        killed_it_comes_back_clean(site)
         until(lambda: not sessions(site), "no session is left")

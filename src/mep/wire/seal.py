@@ -37,7 +37,6 @@ _SENDER_BYTES: Final = 16
 _STAMP: Final = struct.Struct(">16sQd")
 _HEAD_BYTES: Final = len(VERSION) + _NONCE_BYTES
 _LEAST_BYTES: Final = _HEAD_BYTES + _STAMP.size + 16
-OVERHEAD_BYTES: Final = _LEAST_BYTES
 
 
 class SealError(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from mep.daemon.wishes import Answer, Wish, Wishes
 from mep.wire.signing import StartClaims
-
-MakeWish = Callable[[str], Wish]
 
 
 def wish_of(token_id: str) -> Wish:

@@ -34,9 +34,6 @@ _TOKEN = form(
 )
 _ONE_TOKEN = form("token")
 _AUTHORIZE = form("token", *AuthorizeRequest.__struct_fields__)
-_INTROSPECT = says(answers.Introspection, 401, 413, takes=_ONE_TOKEN, login="client")
-_PAGE = says("text/html", login="", also={400: "text/html"})
-_CODE = says("text/html", 413, takes=_AUTHORIZE, login="", also={303: "", 400: "text/html"})
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
