@@ -269,10 +269,12 @@ def _tell_leftovers() -> None:
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"):
         try:
             title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             continue
-        if title:
-            print(f"sandbox: left running: {pid} {title[:200]}", file=sys.stderr)
+        name, _, state = stat.partition("(")[2].rpartition(") ")
+        if not state.startswith("Z"):  # one that is becoming another program has no title for a moment
+            print(f"sandbox: left running: {pid} {title[:200] or name}", file=sys.stderr)
 
 
 def _never_return(body: Callable[[], int]) -> None:

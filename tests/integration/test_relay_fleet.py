@@ -176,6 +176,20 @@ def test_a_submit_to_one_that_died_silently_brings_a_new_one(site: MakeEndpoint,
     assert result_of(alice, second).error_details is None
 
 
+def test_a_submit_right_after_the_last_look_is_looked_after_too(site: MakeEndpoint, alice: Http) -> None:
+    """Nobody looks twice a second, and the one that died in between owes an answer all the same."""
+    endpoint = site()
+    uep = one_that_served(endpoint, alice)
+    second = alice.submit(endpoint.id, alice.function())
+    uep.answer(uep.take().task_id)
+    assert result_of(alice, second).error_details is None
+    uep.close()
+    third = alice.submit(endpoint.id, alice.function())
+    with endpoint.start_uep() as fresh:
+        fresh.answer(fresh.take().task_id)
+    assert result_of(alice, third).error_details is None
+
+
 def test_silence_without_a_consumer_is_death(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
     submitted, command = begun(endpoint, alice)

@@ -83,7 +83,10 @@ def test_the_exit_status_is_the_commands() -> None:
 
 
 def test_what_is_left_running_is_named_and_ended() -> None:
-    done = inside("sleep 987654 & setsid sleep 987655 & exit 0")
+    done = inside("""sleep 987654 & one=$!
+        setsid sleep 987655 & other=$!
+        until [ "$(cat /proc/$one/cmdline /proc/$other/cmdline | tr '\\0' ' ')" = "sleep 987654 sleep 987655 " ]
+        do :; done""")
     assert "left running" in done.stderr
     assert "987654" in done.stderr
     assert "987655" in done.stderr

@@ -95,6 +95,7 @@ class Uep:
     """A user endpoint's state. `open`: unfinished tasks. `tries`: start commands since the last progress."""
 
     __slots__ = (
+        "check",
         "checked",
         "core",
         "doubt",
@@ -124,7 +125,8 @@ class Uep:
         self.last_seen = 0.0  # monotonic
         self.period_s = record.period_s
         self.timer: asyncio.TimerHandle | None = None
-        self.checked = 0.0  # when its consumer was last looked for; monotonic
+        self.checked = 0.0  # when its consumer was last looked for because of a submit; monotonic
+        self.check: asyncio.TimerHandle | None = None  # until that is done again
         self.requests: deque[str] = deque(maxlen=8)  # of the last start commands, the latest last
         self.doubt: asyncio.TimerHandle | None = None  # until its missing consumer is looked for again
         self.stamped = Newest(record.stamped)
@@ -231,7 +233,7 @@ class Fleet:
         disarm(core)
         for uep in core.ueps.values():
             disarm(uep)
-            _end_doubt(uep)
+            _end_looks(uep)
             self.ueps.pop(uep.id, None)
         self.count()
 
@@ -274,7 +276,7 @@ class Fleet:
             disarm(core)
         for uep in self.ueps.values():
             disarm(uep)
-            _end_doubt(uep)
+            _end_looks(uep)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -295,10 +297,11 @@ def disarm(who: Core | Uep) -> None:
         who.timer = None
 
 
-def _end_doubt(uep: Uep) -> None:
-    if uep.doubt is not None:
-        uep.doubt.cancel()
-        uep.doubt = None
+def _end_looks(uep: Uep) -> None:
+    for timer in (uep.doubt, uep.check):
+        if timer is not None:
+            timer.cancel()
+    uep.doubt = uep.check = None
 
 
 async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:

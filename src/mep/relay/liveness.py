@@ -29,6 +29,7 @@ _MAX_TEXT_CHARS = 16_384  # of a failed start: each waiting task gets it
 _MAX_PERIOD_S = 86_400.0
 _REPORTS_PER_S = 5.0  # per user endpoint
 _AGAIN_S = 0.3  # before a user endpoint that ended with work left is started again; doubles with each try
+_CHECK_EVERY_S = 1.0  # whether somebody consumes, as long as tasks are submitted
 _CHECK_AGAIN_S = 1.5  # a consumer that is missing may be reconnecting
 
 
@@ -212,11 +213,21 @@ class Liveness:
             await self._endings.fail(uep, Code.TASK_LOST, text, before=since - uep.period_s, published=True)
 
     def verify(self, uep: Uep) -> None:
-        """Somebody has just submitted to a user endpoint that we think is up: is it?"""
-        now = time.monotonic()
-        if now - uep.checked > 1.0:
-            uep.checked = now
-            self._fleet.spawn(self._look(uep), name=f"look at {uep.id}")
+        """Somebody has just submitted to a user endpoint that we think is up: is it?
+
+        Each submit is followed by a look, one look a second serves them all.
+        """
+        if uep.check is not None:
+            return
+        rest_s = uep.checked + _CHECK_EVERY_S - time.monotonic()
+        if rest_s > 0:
+            uep.check = asyncio.get_running_loop().call_later(rest_s, self._verify_now, uep)
+        else:
+            self._verify_now(uep)
+
+    def _verify_now(self, uep: Uep) -> None:
+        uep.check, uep.checked = None, time.monotonic()
+        self._fleet.spawn(self._look(uep), name=f"look at {uep.id}")
 
     async def _look(self, uep: Uep, *, reports: bool = False) -> None:
         """Find out whether anybody consumes its tasks; if not, for a moment, send a start command. One that is up
