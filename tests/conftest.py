@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import setproctitle
 from hypothesis import settings
 
 from support import guards
@@ -16,6 +17,9 @@ from support.broker import broker, broker_node
 from support.rigs import endpoint, open_dir, relay, sdk_env
 
 __all__ = ["broker", "broker_node", "endpoint", "open_dir", "relay", "sdk_env"]
+
+# forked children name themselves; where to write that is found by way of the environment, before a test changes it
+setproctitle.getproctitle()
 
 # no deadline: machines are shared; the same examples each time in CI, so that red is about the change; no
 # database: the checkout may be somebody else's

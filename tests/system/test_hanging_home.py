@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -65,31 +66,30 @@ def home(open_dir: Path) -> Iterator[Freezer]:
         yield made
 
 
-def cut_off(broker: BrokerAddress, uep_id: str) -> None:
-    """Close a user endpoint's connections, as the broker does with one that has been silent for a minute."""
-    api = broker.management.reveal()
-    http = urllib3.PoolManager()
-    parts = urllib3.util.parse_url(api)
-    headers = urllib3.make_headers(basic_auth=parts.auth or "")
-    base = f"{parts.scheme}://{parts.host}:{parts.port}/api"
+class Connections:
+    """The connections of a user endpoint, as the broker's management knows them."""
 
-    def closed() -> bool:
-        found = json.loads(http.request("GET", f"{base}/connections", headers=headers).data)
-        theirs = [one["name"] for one in found if one.get("user") == f"uep.{uep_id}"]
-        for name in theirs:
-            http.request("DELETE", f"{base}/connections/{quote(name, safe='')}", headers=headers)
-        return bool(theirs)
+    def __init__(self, broker: BrokerAddress, uep_id: str) -> None:
+        api = broker.management.reveal()
+        parts = urllib3.util.parse_url(api)
+        self._base = f"{parts.scheme}://{parts.host}:{parts.port}/api/connections"
+        self._headers = urllib3.make_headers(basic_auth=parts.auth or "")
+        self._http = urllib3.PoolManager()
+        self._amqp, self._uep_id = broker.amqp.reveal(), uep_id
 
-    until(closed, "its connection is known to the broker's statistics", timeout_s=30.0)
-    connection = pika.BlockingConnection(pika.URLParameters(broker.amqp.reveal()))
-    channel = connection.channel()
+    def names(self) -> list[str]:
+        """Return what is known of them; the broker's statistics learn of one after seconds."""
+        found = json.loads(self._http.request("GET", self._base, headers=self._headers).data)
+        return [one["name"] for one in found if one.get("user") == f"uep.{self._uep_id}"]
 
-    def unheard() -> bool:
-        found: int = channel.queue_declare(f"{uep_id}.tasks", passive=True).method.consumer_count
-        return found == 0
-
-    until(unheard, "nobody consumes its tasks")
-    connection.close()
+    def cut(self) -> None:
+        """Close them, as the broker does with one that has been silent for a minute."""
+        for name in self.names():
+            self._http.request("DELETE", f"{self._base}/{quote(name, safe='')}", headers=self._headers)
+        with closing(pika.BlockingConnection(pika.URLParameters(self._amqp))) as connection:
+            channel = connection.channel()
+            queue = f"{self._uep_id}.tasks"
+            until(lambda: not channel.queue_declare(queue, passive=True).method.consumer_count, "nobody consumes")
 
 
 def test_a_home_that_hangs_later_is_named_when_somebody_asks_for_its_user_endpoint(
@@ -100,12 +100,14 @@ def test_a_home_that_hangs_later_is_named_when_somebody_asks_for_its_user_endpoi
     with by_source(site.id) as alices:
         alices.submit(process_id).result(WAIT_S)
         uep = site.user_endpoints()[0]
+        assert relay.broker is not None
+        connections = Connections(relay.broker, uep["uep_id"])
+        until(connections.names, "they are known", timeout_s=30.0)
         home.freeze()
         first = alices.submit(process_id)
         until(lambda: waits_for_files(uep["pid"]), "it waits for its journal")
-        assert relay.broker is not None
-        cut_off(relay.broker, uep["uep_id"])
-        second = alices.submit(process_id)
+        connections.cut()
+        second = alices.submit(process_id)  # within a second of the first, which found it at work
         for future in (first, second):
             with pytest.raises(TaskExecutionFailed) as caught:
                 future.result(60)
