@@ -234,7 +234,6 @@ async def test_making_a_user_again_keeps_its_connections(world: World) -> None:
     url = world.address.client_url(uep_grants().user, PASSWORD).reveal()
     connection = await asyncio.to_thread(lambda: pika.BlockingConnection(pika.URLParameters(url)))
     await world.admin.ensure_user(uep_grants(), PASSWORD)
-    await world.admin.ensure_users([(uep_grants(), PASSWORD), (endpoint_grants(), PASSWORD)])
     await asyncio.to_thread(connection.sleep, 0.5)
     channel = await asyncio.to_thread(connection.channel)
     await asyncio.to_thread(channel.basic_get, f"{UEP}.tasks")
@@ -249,7 +248,6 @@ async def test_a_deleted_user_is_thrown_out_at_once(world: World) -> None:
         await asyncio.to_thread(connection.sleep, 5)
     assert caught.value.reply_code == 320
     assert not await world.admin.delete_user(uep_grants().user)
-    assert not await world.admin.user_exists(uep_grants().user)
 
 
 async def test_a_revoked_and_remade_user_needs_the_new_password(world: World) -> None:

@@ -126,6 +126,19 @@ def test_deleting_an_endpoint_fails_what_waits_for_it(site: MakeEndpoint, alice:
     assert alice.error("GET", f"/v2/endpoints/{endpoint.id}")["code"] == "ENDPOINT_NOT_FOUND"
 
 
+def test_deleting_an_endpoint_leaves_no_queue_of_it(site: MakeEndpoint, alice: Http, quick_relay: Relay) -> None:
+    endpoint = site()
+    alice.submit(endpoint.id, alice.function())
+    command = endpoint.command()
+    assert command is not None
+    assert quick_relay.broker is not None
+    endpoint.owner.ok("DELETE", f"/v2/endpoints/{endpoint.id}")
+    with closing(pika.BlockingConnection(pika.URLParameters(quick_relay.broker.amqp.reveal()))) as connection:
+        for queue in (f"{endpoint.id}.commands", f"{command.uep_id}.tasks"):
+            with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+                connection.channel().queue_declare(queue, passive=True)
+
+
 def test_the_allow_list_is_shown_and_kept(site: MakeEndpoint, alice: Http) -> None:
     function_id = alice.function(public=True)
     endpoint = site(allowed_functions=[function_id])

@@ -22,7 +22,6 @@ ENGINES = {
     "threads": "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n",
     "processes": "engine:\n  type: ProcessPoolEngine\n  max_workers: 2\n",
 }
-EITHER = "engine:\n  type: {{ engine }}\n  max_workers: 2\n"
 
 
 @pytest.fixture(params=ENGINES)

@@ -115,13 +115,12 @@ class RelayBroker:
         await self._queues.ensure(topology.group_queue(identity_id, group_id))
 
     async def delete_endpoint_queues(self, endpoint_id: str) -> None:
+        """Delete the command queue of a core endpoint."""
         await self._queues.delete(topology.command_queue(endpoint_id))
 
     async def delete_uep_queues(self, uep_id: str) -> None:
+        """Delete the task queue of a user endpoint."""
         await self._queues.delete(topology.task_queue(uep_id))
-
-    async def delete_group_queue(self, identity_id: str, group_id: str) -> None:
-        await self._queues.delete(topology.group_queue(identity_id, group_id))
 
     async def purge_tasks(self, uep_id: str) -> int:
         """Remove the waiting tasks of a user endpoint; return how many there were. Those that a consumer holds

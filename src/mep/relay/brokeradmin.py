@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -70,22 +70,9 @@ class BrokerAdmin:
         """
         await self._run(self._ensure_user_now, grants, password)
 
-    async def ensure_users(self, users: Iterable[tuple[Grants, Secret]]) -> None:
-        """Make any number of users in one round trip (15 ms, and 1 ms for each)."""
-        definitions: dict[str, list[dict[str, Any]]] = {"users": [], "permissions": [], "topic_permissions": []}
-        for grants, password in users:
-            who = {"user": grants.user, "vhost": self._vhost}
-            definitions["users"].append({"name": grants.user, **_account(password), "limits": {}})
-            definitions["topic_permissions"] += [{**who, **topic} for topic in _topics(grants)]
-            definitions["permissions"].append({**who, **_permissions(grants)})
-        await self._call("POST", "/definitions", definitions)
-
     async def delete_user(self, user: str) -> bool:
         """Remove the user; the broker closes its connections. False if there was none."""
         return await self._call("DELETE", f"/users/{quote(user, safe='')}", missing_ok=True) is not None
-
-    async def user_exists(self, user: str) -> bool:
-        return await self._call("GET", f"/users/{quote(user, safe='')}", missing_ok=True) is not None
 
     async def delete_queue(self, queue: str) -> bool:
         """Remove a queue with what is in it. False if there was none."""

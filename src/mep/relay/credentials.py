@@ -66,6 +66,11 @@ class Credentials:
             del self._made[key]
         await self._admin.delete_user(account)
 
+    async def remove_endpoint(self, endpoint_id: str) -> None:
+        """Remove an endpoint's account, then its commands: nobody is there any more to ask for them."""
+        await self.revoke(f"ep.{endpoint_id}")
+        await self._broker.delete_endpoint_queues(endpoint_id)
+
     async def _account(self, grants: Grants, generation: int) -> Secret:
         """Make the account once; callers at the same time share one call."""
         key = f"{grants.user}:{generation}"

@@ -132,7 +132,7 @@ class Registration:
         """Remove an endpoint for good: its tasks fail, its accounts and queues go."""
         endpoint = await self._directory.managed(endpoint_id, identity)
         await self._liveness.remove(endpoint.id)
-        await self._credentials.revoke(f"ep.{endpoint.id}")
+        await self._credentials.remove_endpoint(endpoint.id)
         await self._store.write(lambda c: endpoints.remove(c, endpoint.id))
         self._directory.forget(endpoint.id)
         log.info("endpoint %s deleted by %s", endpoint.id, identity.username)

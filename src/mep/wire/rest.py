@@ -69,18 +69,6 @@ class SubmitAnswer(Struct, frozen=True, kw_only=True):
     endpoint_id: str
 
 
-class TaskDocument(Struct, frozen=True, kw_only=True):
-    """GET /v2/tasks/{id}. Final states: success, failed; anything else is pending."""
-
-    task_id: str
-    status: str = "pending"
-    result: str | None = None
-    exception: str | None = None
-    reason: str | None = None
-    completion_t: str | None = None
-    details: dict[str, Any] | None = None
-
-
 class ErrorBody(Struct, frozen=True, kw_only=True):
     """Every answer >= 400 (protocol: errors). Clients show `detail`; `reason` is the old name of the same."""
 

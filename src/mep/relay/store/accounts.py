@@ -203,8 +203,3 @@ def client_secret_hash(connection: Connection, client_id: str) -> str | None:
         select(clients.c.secret_hash).where(clients.c.id == client_id)
     ).scalar_one_or_none()
     return found
-
-
-def client_rows(connection: Connection) -> list[tuple[str, str]]:
-    """Return (id, name) of every client."""
-    return [(row.id, row.name) for row in connection.execute(select(clients).order_by(clients.c.name))]
