@@ -62,7 +62,7 @@ class AuditLog:
             )
 
     def close(self) -> None:
-        """Close the file; the next line opens it again (as after an outside rotation)."""
+        """Close the file; the next line opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -95,6 +95,9 @@ class AuditLog:
 
     def _append(self, data: bytes) -> None:
         assert self.path is not None
+        if self._fd >= 0 and not _is_at(self._fd, self.path):
+            log.warning("audit log %s was removed or renamed by somebody else: it is begun anew", self.path)
+            self.close()
         if self._fd < 0:
             self._fd = _open_own(self.path)
         size = os.fstat(self._fd).st_size
@@ -141,6 +144,14 @@ def _open_own(path: Path) -> int:
         os.close(fd)
         raise OSError(errno.EPERM, "it is not a file of this daemon alone")
     return fd
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Tell whether `path` still is the open file: whoever rotates it from outside does not tell us."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def as_fields(fields: dict[str, Any]) -> str:

@@ -117,3 +117,19 @@ def test_another_users_file_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(HostError):
         AuditLog(path).open()
     assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_lines_go_to_a_new_file_when_somebody_else_took_the_old_one_away(tmp_path: Path, how: str) -> None:
+    path, away = tmp_path / "audit.log", tmp_path / "audit.log.old"
+    audit = AuditLog(path)
+    audit.open()
+    if how == "removed":
+        path.unlink()
+    else:
+        path.rename(away)
+    if how == "replaced":  # as logrotate's `create` does
+        path.touch(mode=0o600)
+    assert audit.write("after")
+    assert [line["event"] for line in lines(path)] == ["after"]
+    assert how == "removed" or [line["event"] for line in lines(away)] == ["log-opened"]

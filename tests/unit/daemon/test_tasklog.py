@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mep.base.ids import new_id
 from mep.daemon.audit import AuditLog
-from mep.daemon.tasklog import TaskLog
+from mep.daemon.tasklog import MAX_WAITING, TaskLog
 from mep.daemon.ueps import NOTES_PER_S
 from mep.wire.taskevents import MAX_EVENT_CHARS, MAX_EVENTS, Place, TaskEvent, TaskEvents
 
@@ -69,3 +71,26 @@ def test_what_cannot_be_written_is_kept_and_written_later(tmp_path: Path) -> Non
     assert log.check() == ""
     assert [line["at"] for line in lines(path)] == [0.0, 1.0, 2.0]
     assert log.write(who(1001), TaskEvents(events=[TaskEvent("started", 9.0, "t")]))
+
+
+def test_what_is_given_up_while_nothing_can_be_written_is_counted(tmp_path: Path) -> None:
+    log = TaskLog(AuditLog(tmp_path / "audit.log"))
+    path = tmp_path / "audit.log.tasks.1001"
+    path.symlink_to("/dev/null")  # not followed: the open fails, for root too
+    for number in range(0, MAX_WAITING + 50, 50):
+        log.write(who(1001), TaskEvents(events=[TaskEvent("started", float(number + i), "t") for i in range(50)]))
+    path.unlink()
+    assert log.check() == ""
+    dropped, first, *_ = found = lines(path)
+    assert dropped.items() >= {**who(1001), "event": "task-events-dropped", "count": 50}.items()
+    assert (first["at"], len(found)) == (50.0, 1 + MAX_WAITING)
+
+
+def test_lines_that_are_lost_at_the_end_of_the_daemon_are_counted_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = TaskLog(AuditLog(tmp_path / "audit.log"))
+    (tmp_path / "audit.log.tasks.1001").symlink_to("/dev/null")
+    log.write(who(1001), TaskEvents(events=[TaskEvent("started", 1.0, "t"), TaskEvent("ended", 2.0, "t")]))
+    log.stop()
+    assert "2 lines about tasks are lost" in caplog.text
