@@ -79,6 +79,7 @@ class Daemon:
             obeyed=lambda wish: world.obeyed.add(wish.claims.jti),
             empty=self._empty,
             rules=lambda: rules,
+            edition=lambda: 0,
         )
         self.keeper = Keeper(self.loop, endpoint, ties)  # type: ignore[arg-type]
         self.keeper.draining = world.draining

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import pwd
+import sys
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 from mep import Client
 from mep.base.codes import Code, next_step
 from mep.base.ids import new_id
+from mep.daemon.controlclient import ask
 from mep.sdk.errors import ComputeAPIError, TaskExecutionFailed
+from mep.wire.control import Request
 from support.endpoint import Endpoint
 from support.program import clean_environment
 from support.program import run as run_program
@@ -26,6 +29,15 @@ from support.wait import until
 pytestmark = pytest.mark.timeout(120)
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@example.org"
+SLOW_MAPPER = """\
+#!{python}
+import json, pathlib, sys, time
+identity = json.load(sys.stdin)["identities"][0]["id"]
+pathlib.Path("{asked}").touch()
+while not pathlib.Path("{go}").exists():
+    time.sleep(0.02)
+print(json.dumps({{"result": [{{"id": identity, "output": "alice"}}]}}))
+"""
 ONE_AT_A_TIME = "engine:\n  type: ThreadPoolEngine\n  max_workers: 1\n# {{ n | default(0) }}\n"
 
 
@@ -226,6 +238,28 @@ def test_a_user_who_is_denied_and_stopped_is_out(endpoint: MakeEndpoint, sdk_env
     assert_refused(refusal(site), Code.IDENTITY_DENIED)
     sdk_env(BOB)
     assert works(site) == bobs
+
+
+def test_who_is_denied_and_stopped_while_the_mapping_is_asked_does_not_start_after_it(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    program, asked, go = (open_dir / name for name in ("mapper", "asked", "go"))
+    program.write_text(SLOW_MAPPER.format(python=sys.executable, asked=asked, go=go))
+    program.chmod(0o755)
+    slow = {"DATA_TYPE": "external_identity_mapping#1.0.0", "command": [str(program)]}
+    site = endpoint(mapping=[slow], config={"mapping_timeout_s": 30})
+    sdk_env(ALICE)
+    with by_source(site.id) as executor:
+        future = executor.submit(process_id)
+        until(asked.exists, "the mapping is asked")
+        with (site.directory / "config.yaml").open("a") as config:
+            config.write("denied_users: [alice]\n")
+        ask(site.state_dir / "control.sock", Request(verb="stop-user", user="alice"))  # at once
+        go.touch()
+        with pytest.raises(TaskExecutionFailed) as caught:
+            future.result(WAIT_S)
+        assert_refused(str(caught.value), Code.IDENTITY_DENIED)
+    assert " admitted by " not in site.log_text()
 
 
 def begun(*futures: Future[Any]) -> None:

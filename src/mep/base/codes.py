@@ -158,7 +158,9 @@ NEXT_STEPS: dict[Code, NextStep] = {
     Code.ENDPOINT_DRAINING: NextStep("Submit later or to another endpoint: this one finishes its work.", ""),
     Code.START_RATE_EXCEEDED: NextStep("Wait a minute, then submit again.", ""),
     Code.ENDPOINT_OFFLINE: NextStep("Wait until the endpoint is back, or use another.", "Start the endpoint."),
-    Code.COMMAND_STALE: NextStep(_ASK, "Compare the clocks of the relay and this host."),
+    Code.COMMAND_STALE: NextStep(
+        _ASK, "Compare the clocks of the relay and this host, unless the rules have just changed."
+    ),
     Code.ENDPOINT_UNKNOWN: NextStep("", "`mep list` shows the configured endpoints."),
     Code.NOT_RUNNING: NextStep("", "Start it with `mep start NAME`."),
     Code.ALREADY_RUNNING: NextStep("", "`mep status NAME` shows it; stop it first with `mep stop NAME`."),

@@ -87,6 +87,7 @@ class LiveFiles:
         self._started_with = config
         self._waiting: FileStatus | None = None
         self._paths = paths
+        self.edition = 0  # grows with each change of who may be who: of config.yaml and of the mapping
         self._template = _Live(paths.template, self._read_template)
         self._schema = _Live(paths.schema, self._read_schema)
         self._environment = _Live(paths.environment, self._read_environment)
@@ -129,8 +130,10 @@ class LiveFiles:
         return broken + ([self._waiting] if self._waiting is not None else [])
 
     def paths(self) -> list[Path]:
-        """Return every file that is worth watching."""
-        return [live.path for live in self._all] + [self._paths.template_fallback]
+        """Return every file that is worth watching, and what an included template would be called."""
+        folder = self._template.path.parent
+        included = [folder / "*.j2", *_templates_in(folder)]  # these by name, too: they may be links
+        return [live.path for live in self._all] + [self._paths.template_fallback, *included]
 
     def reload(self) -> bool:
         """Read all again; True if what the relay was told at registration has changed."""
@@ -138,6 +141,7 @@ class LiveFiles:
         for live in self._all:
             if id(live) in changed:
                 log.info("%s: the change is in force", live.path)
+        self.edition += bool(changed & {id(self._config), id(self._mapping)})
         if id(self._config) in changed:
             self._settle()
             self._tell_what_waits()
@@ -167,8 +171,8 @@ class LiveFiles:
     def _read_template(self, path: Path) -> Template:
         if _is_absent(path) and not _is_absent(self._paths.template_fallback):
             path = self._paths.template_fallback  # older stock folders
-        others = sorted(p for p in path.parent.glob("*.j2") if p != path)
-        template = Template(self._text(path), path.name, {other.name: self._text(other) for other in others})
+        includes = {p.name: self._text(p) for p in _templates_in(path.parent) if p != path}
+        template = Template(self._text(path), path.name, includes)
         self._parts.check_template(template.text, str(path), template.includes)
         return template
 
@@ -211,6 +215,11 @@ class LiveFiles:
         for warning in mapping.warnings:
             log.warning("%s", warning)
         return text, mapping
+
+
+def _templates_in(folder: Path) -> list[Path]:
+    """Return the templates there, without those whose name begins with a dot: editors make such."""
+    return sorted(path for path in folder.glob("*.j2") if not path.name.startswith("."))
 
 
 def _is_absent(path: Path) -> bool:

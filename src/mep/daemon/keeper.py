@@ -18,7 +18,7 @@ from mep.daemon.childchannel import ChildChannel
 from mep.daemon.endings import Endings
 from mep.daemon.hearing import Hearing, last_words
 from mep.daemon.loop import Loop
-from mep.daemon.outcomes import how_it_ended, mapping_late, start_late, stopping, stuck
+from mep.daemon.outcomes import how_it_ended, mapping_late, rules_changed, start_late, stopping, stuck
 from mep.daemon.settings import Endpoint
 from mep.daemon.ties import Ties
 from mep.daemon.turns import WAIT_S, Turns
@@ -123,7 +123,10 @@ class Keeper:
                 self._outcomes.runs_already(wish)
                 wish.close()
             case Answer.WAIT:
-                present.wishes.wait(wish)
+                overtaken = present.wishes.wait(wish)
+                if overtaken is not None:
+                    self._outcomes.overtaken(overtaken)
+                    overtaken.close()
             case Answer.HAND_OVER:
                 self._hand_over(present, wish)
 
@@ -166,6 +169,7 @@ class Keeper:
             child=child,
             box=box,
             channel=ChildChannel(ours),
+            edition=self._ties.edition(),
         )
         self._ueps[uep.uep_id] = uep
         self._reaper.follow(uep)
@@ -209,6 +213,8 @@ class Keeper:
         """Raise MepError unless one more may run for its user; from then on it counts, and is written down."""
         if self.stopping:
             raise stopping()
+        if uep.edition != self._ties.edition():
+            raise rules_changed()
         now, recent = time.monotonic(), self._recent[uep.uid]
         others = [  # an account may have several names
             Running(u.uep_id, uep.user if u.uid == uep.uid else u.user)
@@ -236,7 +242,10 @@ class Keeper:
             log.error("%s: a limit of its template cannot be set: %s", uep.describe(), error)
 
     def _on_ready(self, uep: Uep, _message: Ready) -> None:
-        uep.state, uep.was_ready = "running", True
+        uep.was_ready = True
+        if uep.leaving:  # what was asked of it before, and by when, holds
+            return
+        uep.state = "running"
         self._endings.no_limit(uep)
         self._outcomes.ready(uep)
 

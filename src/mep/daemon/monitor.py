@@ -114,6 +114,7 @@ class Monitor:
                 obeyed=lambda wish: self._state.remember_command(wish.claims.jti, wish.claims.iat),
                 empty=self._all_gone,
                 rules=lambda: self._files.config,
+                edition=lambda: self._files.edition,
             ),
         )
 
@@ -169,6 +170,7 @@ class Monitor:
         finally:
             self._control.close()
             self._shelter.close()
+            self._outcomes.stop()
         return self._exit
 
     def _stop(self) -> None:
@@ -359,6 +361,10 @@ class Monitor:
         log.info("endpoint %s: %s", self._name, "draining" if on else "takes new work again")
 
     def _stop_user(self, request: control.Request) -> Reply:
+        self._on_changed()
+        if self._settling is not None:  # whoever denied a user just before means both
+            self._settling.cancel()
+            self._reload()
         count = self._keeper.stop_user(request.user)
         if not count:
             return Reply(ok=False, code=Code.NOT_FOUND, text=f"{request.user!r} has no user endpoint here.")

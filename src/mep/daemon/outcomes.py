@@ -121,6 +121,11 @@ class Outcomes:
         )
         self._decided(Decision(request_id=wish.request_id, verdict="running"))
 
+    def overtaken(self, wish: Wish) -> None:
+        """The command waited for a user endpoint to leave, and a newer one will start the next."""
+        log.info("request %s (%s): a newer one takes its place", wish.request_id, wish.claims.username)
+        self._decided(Decision(request_id=wish.request_id, verdict="running"))
+
     def ready(self, uep: Uep) -> None:
         """It takes tasks."""
         log.info("%s: ready after %.0f ms", uep.describe(), 1000 * (time.monotonic() - uep.began))
@@ -130,6 +135,10 @@ class Outcomes:
     def tasks(self, uep: Uep, message: TaskEvents) -> None:
         """It told how far its tasks are."""
         self._tasks.write(_facts(uep), message)
+
+    def stop(self) -> None:
+        """The daemon ends."""
+        self._tasks.stop()
 
     def ended(self, uep: Uep, error: MepError | None) -> None:
         """Its last process is gone; `error` None: as it should be."""
@@ -234,6 +243,16 @@ def mapping_late(limit_s: float) -> MepError:
         Code.MAPPING_TIMEOUT,
         "The endpoint took too long to find your local account.",
         admin_text=f"Finding the account took more than {limit_s:g} s.",
+    )
+
+
+def rules_changed() -> MepError:
+    """Its account was judged by rules that no longer hold; the relay sends a fresh command for this code."""
+    return RefusedError(
+        Code.COMMAND_STALE,
+        "The endpoint's rules changed while your start was being decided.",
+        admin_text="config.yaml or the mapping changed while the account was being found.",
+        step="Submit again.",
     )
 
 

@@ -18,7 +18,8 @@ class Ties:
     """What the keeper needs from its surroundings.
 
     `fork`: fork the request process of a wish into a box. `obeyed`: the command is final, remember it, or raise.
-    `empty`: the last user endpoint is gone. `rules`: who may and how many, as config.yaml has it now.
+    `empty`: the last user endpoint is gone. `rules`: who may and how many, as config.yaml has it now. `edition`: a
+    number that is another one after each change of the rules and of the mapping.
     """
 
     make_box: Callable[[str], Box]
@@ -27,3 +28,4 @@ class Ties:
     obeyed: Callable[[Wish], None]
     empty: Callable[[], None]
     rules: Callable[[], LoadRules]
+    edition: Callable[[], int]

@@ -36,6 +36,7 @@ class Uep:
     child: Child
     box: Box
     channel: ChildChannel
+    edition: int = 0  # of the rules that its request process has
     state: str = "mapping"
     since: float = field(default_factory=time.time)  # for people
     began: float = field(default_factory=time.monotonic)
@@ -61,7 +62,7 @@ class Uep:
     @property
     def leaving(self) -> bool:
         """Tell whether it is on its way out: it takes no further command."""
-        return self.quit_asked or self.state == "stopping"
+        return self.quit_asked or self.killed_because is not None or self.state == "stopping"
 
     def tell(self, message: MonitorToChild, fd: int | None = None) -> None:
         """Send it a message; one that does not listen misses it."""
@@ -118,7 +119,7 @@ class Reaper:
         ended = clone.reap(uep.child.pidfd)
         if ended is None:
             return
-        uep.ended = ended
+        uep.ended = uep.box.user_end() or ended
         uep.state = "stopping"
         self._loop.unwatch(uep.child.pidfd)
         self._exited(uep)

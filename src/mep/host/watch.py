@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,10 @@ class Watch:
         return int(self._inotify.fileno())
 
     def set_paths(self, paths: Iterable[Path]) -> None:
-        """Watch these files from now on. A link's target is watched as well. Privilege: read its directory."""
+        """Watch these files from now on. A link's target is watched as well. Privilege: read its directory.
+
+        A name may be a pattern, as `*.j2`: each file of its directory that has such a name, also a new one.
+        """
         wanted: dict[Path, set[str]] = {}
         for path in paths:
             for place in {path.absolute(), path.resolve()}:
@@ -56,7 +60,7 @@ class Watch:
             if event.wd not in self._names:
                 continue
             directory, names = self._names[event.wd]
-            if event.name in names:
+            if event.name in names or any(fnmatchcase(event.name, name) for name in names):
                 found.add(directory / event.name)
         return found
 

@@ -44,6 +44,16 @@ def test_writing_replacing_removing_and_chmod_are_heard(watch: Watch, file: Path
     assert heard(watch) == {file}
 
 
+def test_new_files_whose_names_fit_a_pattern_are_heard(file: Path, tmp_path: Path) -> None:
+    watch = Watch([file, tmp_path / "*.j2"])
+    try:
+        (tmp_path / "common.j2").write_text("one")
+        (tmp_path / "common.txt").write_text("one")
+        assert heard(watch) == {tmp_path / "common.j2"}
+    finally:
+        watch.close()
+
+
 def test_a_links_target_is_watched_too(tmp_path: Path) -> None:
     folder = tmp_path / "else"
     folder.mkdir()
