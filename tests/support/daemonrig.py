@@ -121,6 +121,7 @@ _STEPS: dict[str, Any] = {
     "linger": _linger,
     "flood": _flood,
     "sleep": lambda _channel, seconds: time.sleep(seconds),
+    "await": lambda channel: channel.receive() and None,
     "exit": lambda _channel, status: status,
     "die": lambda _channel, number: os.kill(os.getpid(), number),
     "when": lambda channel: channel.send(privsep.Note(state=f"booted at {time.monotonic()!r}")),

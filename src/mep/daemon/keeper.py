@@ -125,7 +125,8 @@ class Keeper:
             case Answer.WAIT:
                 overtaken = present.wishes.wait(wish)
                 if overtaken is not None:
-                    self._outcomes.overtaken(overtaken)
+                    if overtaken.request_id != wish.request_id:  # it is not the same one, delivered again
+                        self._outcomes.overtaken(overtaken)
                     overtaken.close()
             case Answer.HAND_OVER:
                 self._hand_over(present, wish)
@@ -244,6 +245,7 @@ class Keeper:
     def _on_ready(self, uep: Uep, _message: Ready) -> None:
         uep.was_ready = True
         if uep.leaving:  # what was asked of it before, and by when, holds
+            uep.state = "stopping"
             return
         uep.state = "running"
         self._endings.no_limit(uep)

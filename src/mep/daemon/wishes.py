@@ -101,9 +101,13 @@ class Wishes:
         self.newest = wish.request_id
         self._keep(wish, waits=False)
 
-    def wait(self, wish: Wish) -> None:
-        """It is for the next one."""
+    def wait(self, wish: Wish) -> Wish | None:
+        """It is for the next one. Return what waited for that before, the caller's to settle and to close."""
+        overtaken = None
+        if self._waits:
+            overtaken, self._later = self._later, None
         self._keep(wish, waits=True)
+        return overtaken
 
     def forget(self, wish: Wish) -> None:
         """It was handed over long enough ago: whatever happens now is not about it."""

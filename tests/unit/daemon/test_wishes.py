@@ -55,10 +55,12 @@ def test_a_command_that_is_delivered_again_is_not_obeyed_twice(wishes: Wishes, l
 
 
 def test_one_that_waits_and_is_delivered_again_still_waits(wishes: Wishes) -> None:
-    wishes.wait(wish_of("late"))
+    late = wish_of("late")
+    assert wishes.wait(late) is None
     again = wish_of("late")
     assert wishes.answer(again, seen=True, leaving=True) is Answer.WAIT
-    wishes.wait(again)
+    assert wishes.wait(again) is late, "to be settled"
+    late.close()
     assert wishes.take_next(by_itself=False) is again
     again.close()
 
@@ -98,7 +100,9 @@ def test_whatever_comes_each_payload_is_closed(steps: list[str], by_itself: bool
     for number, step in enumerate(steps):
         if step in ("hand over", "wait"):
             made.append(wish_of(str(number)))
-            (wishes.hand_over if step == "hand over" else wishes.wait)(made[-1])
+            overtaken = (wishes.hand_over if step == "hand over" else wishes.wait)(made[-1])
+            if overtaken is not None:
+                overtaken.close()
         elif step == "forget":
             wishes.forget(made[-1])
         else:
