@@ -42,10 +42,12 @@ def start_command(
     creds: AmqpCreds,
     keys: Keys,
     *,
+    kid: str = "",
     seal_key: Secret | None = None,
     request_id: str = "",
 ) -> tuple[bytes, str]:
-    """Return the command's body and the JWT for its header. `seal_key`: for user endpoints that can seal."""
+    """Return the command's body and the JWT for its header. `kid`: the key that signs. `seal_key`: for user
+    endpoints that can seal."""
     identities = [identity_document(identity)]
     body = encode(
         StartCommand(
@@ -74,4 +76,4 @@ def start_command(
         ids=identities,
         sha256=body_digest(body),
     )
-    return body, keys.sign(claims)
+    return body, keys.sign(claims, kid)

@@ -72,6 +72,7 @@ class Core:
         "reread",
         "seals",
         "stamped",
+        "start_key",
         "timer",
         "ueps",
         "uses_commands",
@@ -82,6 +83,7 @@ class Core:
         self.uses_commands = endpoint.uses_commands
         self.high_assurance = endpoint.high_assurance
         self.registered, self.seals = endpoint.registered, endpoint.seals
+        self.start_key = endpoint.start_key  # the newest that it was told
         self.reread = 0.0  # when the database was last asked for its keys; monotonic
         self.stamped = Newest(endpoint.stamped)
         self.online = False
@@ -102,6 +104,7 @@ class Uep:
         "facts",
         "idle_since",
         "inflight",
+        "keys_refused",
         "last_seen",
         "open",
         "period_s",
@@ -122,6 +125,7 @@ class Uep:
         self.state = STOPPED
         self.open = 0
         self.tries = 0
+        self.keys_refused = 0  # of those that sign its start commands, from the newest on
         self.last_seen = 0.0  # monotonic
         self.period_s = record.period_s
         self.timer: asyncio.TimerHandle | None = None
@@ -180,7 +184,7 @@ class Fleet:
             core = self.cores[endpoint.id] = Core(endpoint)
         if endpoint.registered >= core.registered:
             core.uses_commands, core.high_assurance = endpoint.uses_commands, endpoint.high_assurance
-            core.registered, core.seals = endpoint.registered, endpoint.seals
+            core.registered, core.seals, core.start_key = endpoint.registered, endpoint.seals, endpoint.start_key
         return core
 
     def uep(self, record: UepRecord, endpoint: Endpoint) -> Uep:
@@ -243,6 +247,8 @@ class Fleet:
             return
         log.info("user endpoint %s: %s -> %s (%d unfinished)", uep.id, uep.state, state, uep.open)
         uep.state = state
+        if state == UP:
+            uep.keys_refused = 0
         kept = STOPPED if state == WAITING else state
         period = uep.period_s if state == UP else None
         self.store.write_later(lambda c: ueps.set_state(c, uep.id, kept, period_s=period))

@@ -96,13 +96,15 @@ class Registration:
         endpoint, warnings = _described(wanted_id, identity, body, before)
         if can_seal and endpoint.uses_commands:
             endpoint = msgspec.structs.replace(endpoint, seals=1 + endpoint.generation)
+        keys = self._keys.announced(before.start_key if before is not None else "")
+        endpoint = msgspec.structs.replace(endpoint, start_key=keys[0].kid)
         await self._store.write(lambda c: endpoints.save(c, endpoint))
         self._directory.forget(wanted_id)
         queues = await self._credentials.of_endpoint(endpoint)
         core = self._fleet.core(endpoint)
         if before is not None and before.seals != endpoint.seals:
             await self._liveness.rekey(core)
-        announcement = RelayAnnouncement(version=mep.__version__, keys=self._keys.announced)
+        announcement = RelayAnnouncement(version=mep.__version__, keys=keys)
         if endpoint.seals:
             key = self._seals.endpoint_key(endpoint.id, endpoint.seals)
             announcement = msgspec.structs.replace(announcement, seal_key=key)

@@ -73,8 +73,11 @@ class Starts:
         elif code == Code.UEP_DIED and uep.tries < self._fleet.settings.start_tries:
             # killed while it started: nobody refused anything, and its tasks have not begun
             self._fleet.arm(uep, _DIED_AGAIN_S * 2**uep.tries, self.begin)
+        elif code == Code.COMMAND_BAD_SIGNATURE and self._older_key(uep):
+            uep.keys_refused += 1  # what it was told at its last registration may not have reached it
+            self.begin(uep)
         else:
-            uep.tries = 0
+            uep.tries = uep.keys_refused = 0
             # what was accepted after this moment deserves a start of its own
             work = self._endings.fail(uep, code or Code.SPAWN_FAILED, text, purge=True)
             self._fleet.spawn(work, name=f"failed start of {uep.id}")
@@ -106,6 +109,11 @@ class Starts:
 
     # ---- inside ----
 
+    def _older_key(self, uep: Uep) -> bool:
+        """Tell whether there is a key left that its endpoint has not refused, and a try."""
+        older = self._keys.before(uep.core.start_key, uep.keys_refused + 1)
+        return older is not None and uep.tries < self._fleet.settings.start_tries
+
     def _send(self, uep: Uep, request_id: str = "") -> None:
         uep.tries += 1
         self._fleet.arm(uep, self._fleet.settings.start_timeout_s, self._overdue)
@@ -129,8 +137,9 @@ class Starts:
             creds = await self._credentials.of_uep(record.id, record.generation)
             seals = uep.core.seals
             key = self._seals.uep_key(uep.id, seals) if seals else None
+            kid = self._keys.before(uep.core.start_key, uep.keys_refused) or ""
             body, token = commands.start_command(
-                record, identity, creds, self._keys, seal_key=key, request_id=request_id
+                record, identity, creds, self._keys, kid=kid, seal_key=key, request_id=request_id
             )
             if seals:
                 content = sealed.encode(SealedCommand(token, body))

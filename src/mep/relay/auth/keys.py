@@ -1,7 +1,7 @@
 """The relay's own keys, in files only it can read: Ed25519 for start commands, RSA for `id_token`s, one secret.
 
-`DIR/keys/start-N.pem`: the highest N signs; it and the one before are announced, so that an endpoint which
-pinned both keeps working while the next is introduced.
+`DIR/keys/start-N.pem`: each vouches for the next. An endpoint is told two of them when it registers, and its start
+commands are signed by the newer of these until it registers again, however often the key was rotated meanwhile.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from mep.base.secrets import Secret
 from mep.wire.keys import PublicKey
 from mep.wire.signing import StartClaims, public_key, sign, vouch_for
 
-_ANNOUNCED = 2
-
 
 class Keys:
     """Reads the keys, making those that are missing."""
@@ -35,19 +33,32 @@ class Keys:
     def __init__(self, data_dir: Path) -> None:
         self._dir = data_dir / "keys"
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._start = [_load_ed25519(path) for path in _start_files(self._dir)[-_ANNOUNCED:]]
+        self._start = [_load_ed25519(path) for path in _start_files(self._dir)]
         if not self._start:
             self._start = [_load_ed25519(add_start_key(data_dir))]
+        self._kids = [public_key(key).kid for key in self._start]
 
-    @property
-    def announced(self) -> list[PublicKey]:
-        """The keys an endpoint pins, the signing one first, vouched for by the one before it."""
-        keys = [public_key(key) for key in self._start]
-        vouched = [vouch_for(key, by=older) for key, older in zip(keys[1:], self._start, strict=False)]
-        return [*reversed(vouched), keys[0]]
+    def announced(self, kid: str = "") -> list[PublicKey]:
+        """Return the keys an endpoint is to pin, the newest first, vouched for by the one before it.
 
-    def sign(self, claims: StartClaims) -> str:
-        return sign(claims, self._start[-1])
+        `kid`: the newest that it was told before. It believes only the one after that, so one that missed
+        rotations catches up by one key each time it registers.
+        """
+        newest = min(self._kids.index(kid) + 1 if kid in self._kids else len(self._kids), len(self._kids) - 1)
+        key = public_key(self._start[newest])
+        if newest == 0:
+            return [key]
+        older = self._start[newest - 1]
+        return [vouch_for(key, by=older), public_key(older)]
+
+    def before(self, kid: str, steps: int) -> str | None:
+        """Return the key that many rotations before `kid` (where that is unknown, before the newest), if any."""
+        at = (self._kids.index(kid) if kid in self._kids else len(self._kids) - 1) - steps
+        return self._kids[at] if at >= 0 else None
+
+    def sign(self, claims: StartClaims, kid: str = "") -> str:
+        """Return the JWT of `claims`, signed by that key; by the newest where there is none of that name."""
+        return sign(claims, self._start[self._kids.index(kid) if kid in self._kids else -1])
 
     @cached_property
     def rsa(self) -> rsa.RSAPrivateKey:

@@ -15,7 +15,8 @@ from mep.relay.store.schema import endpoints
 class Endpoint(Struct, frozen=True, kw_only=True):
     """One endpoint as registered. `uses_commands`: it starts user endpoints; else it takes tasks itself.
 
-    `seals`: which keys it and its user endpoints seal with, 0 = none (see `relay.seals`).
+    `seals`: which keys it and its user endpoints seal with, 0 = none (see `relay.seals`). `start_key`: the newest
+    key for start commands that it was told.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     period_s: float = 0.0
     seals: int = 0
     stamped: float = 0.0
+    start_key: str = ""
 
     def may_manage(self, identity_id: str, username: str) -> bool:
         """Owner and administrators (by id or by name) may change it."""

@@ -69,6 +69,7 @@ endpoints = Table(
     Column("period_s", Float, nullable=False, default=0.0),
     Column("seals", Integer, nullable=False, default=0),  # 0: stock form; else 1 + the generation of its keys
     Column("stamped", Float, nullable=False, default=0.0),  # when the newest of its sealed notices was issued
+    Column("start_key", Text, nullable=False, default=""),  # the newest key for start commands it was told
 )
 
 functions = Table(
@@ -155,6 +156,7 @@ outbox = Table(
 ADDED = (
     ("endpoints", "seals", "INTEGER NOT NULL DEFAULT 0"),
     ("endpoints", "stamped", "FLOAT NOT NULL DEFAULT 0"),
+    ("endpoints", "start_key", "TEXT NOT NULL DEFAULT ''"),
     ("task_groups", "seals", "INTEGER NOT NULL DEFAULT 0"),
     ("ueps", "stamped", "FLOAT NOT NULL DEFAULT 0"),
 )
