@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import resource
-from typing import NoReturn
+from typing import Final, NoReturn
 from urllib.parse import urlsplit, urlunsplit
+
+_PR_SET_DUMPABLE: Final = 4
 
 
 class Secret:
@@ -53,6 +56,16 @@ def without_password(url: str) -> str:
 
 
 def forbid_core_dumps() -> None:
-    """Let this process, should it crash, leave no file with its memory. Children may raise the limit again."""
+    """Let this process, should it crash, leave nothing with its memory. OSError as the kernel says.
+
+    The limit is for files; where the kernel pipes dumps into a program (systemd-coredump, apport) it does not
+    count, so the process is not dumpable either, nor are those forked from it until they say otherwise. A program
+    that is started from here is dumpable again, and may raise its limit.
+    """
+    import ctypes  # not for the SDK, which imports this module too
+
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, *map(ctypes.c_ulong, (0, 0, 0, 0))) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

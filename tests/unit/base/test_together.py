@@ -45,7 +45,7 @@ def test_a_function_that_is_put_together_does_what_it_did(restored: Callable[[An
 
 
 #: In an interpreter of its own: how far apart copies lie depends on the holes that others left in the heap. Here
-#: they take a third of the pages, after a thousand tests more than half; where nothing is put together, all of them.
+#: they take a third of the pages, after a thousand tests more than half; with nothing put together, all of them.
 _MEASURE = """
 import argparse, asyncio, concurrent.futures, email, gc, http.client, json, logging
 import sqlite3, ssl, sys, types, typing, unittest, xml.dom.minidom
