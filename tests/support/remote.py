@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mep import Executor
+from mep.base.codes import Code, next_step
 from mep.sdk.errors import TaskExecutionFailed
 from mep.serialize import PureSourceTextInspect, Serializer
 from support.endpoint import Endpoint
@@ -72,6 +73,12 @@ def refusal(site: Endpoint, **options: Any) -> str:
     return str(caught.value)
 
 
+def assert_refused(text: str, code: Code) -> None:
+    """The code comes first, and the next step is said once."""
+    assert text.startswith(code.value), text
+    assert text.count(next_step(code).user) == 1, text
+
+
 def alive(pids: list[int]) -> list[int]:
     """Return those that are there and are no zombies."""
     found = []
@@ -83,6 +90,18 @@ def alive(pids: list[int]) -> list[int]:
         if state != b"Z":
             found.append(pid)
     return found
+
+
+def processes_of(uid: int) -> list[int]:
+    """Return the pids of an account's processes."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and Path("/proc", entry).stat().st_uid == uid:
+                found.append(int(entry))
+        except OSError:
+            continue
+    return alive(found)
 
 
 def titled(text: str) -> list[int]:

@@ -5,6 +5,9 @@ Others are served meanwhile.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,29 +15,36 @@ from typing import Any
 
 import pytest
 
+from mep.base.codes import Code
 from mep.sdk.errors import TaskExecutionFailed
 from support.endpoint import Endpoint
 from support.program import clean_environment
 from support.program import run as run_program
-from support.remote import WAIT_S, by_source, process_id, refusal, titled
+from support.remote import WAIT_S, assert_refused, by_source, process_id, refusal, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
 pytestmark = pytest.mark.timeout(120)
 
-ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@example.org"
+ALICE, BOB, CAROL, DAVE = (f"{name}@example.org" for name in ("alice", "bob", "carol", "dave"))
 
 
 @pytest.fixture
 def pam(open_dir: Path) -> Iterator[dict[str, Any]]:
-    """Settings of an endpoint whose PAM account step hangs for alice, and knows about expired accounts."""
+    """Settings of an endpoint whose PAM account step hangs for alice, and the closing of dave's first session.
+
+    It knows about expired accounts and passwords.
+    """
     hang = open_dir / "hang"
-    hang.write_text('#!/bin/sh\nif [ "$PAM_USER" = alice ]; then sleep 4711; fi\n')
+    hang.write_text(
+        '#!/bin/sh\ncase "$PAM_USER $PAM_TYPE" in\n"alice account") sleep 4711;;\n'
+        f'"dave close_session") mkdir {open_dir}/once && sleep 4711;;\nesac\n'
+    )
     hang.chmod(0o755)
     service = Path("/etc/pam.d/mep-bad")
     service.write_text(
         f"account required pam_unix.so\naccount required pam_exec.so quiet {hang}\n"
-        "session required pam_permit.so\nauth required pam_permit.so\n"
+        f"session required pam_exec.so quiet {hang}\nauth required pam_permit.so\n"
     )
     yield {"enable": True, "service_name": service.name}
     service.unlink()
@@ -59,26 +69,61 @@ def test_a_pam_module_that_hangs_costs_its_user_the_time_limit_and_nobody_else_a
         assert time.monotonic() - began < 3.0
         with pytest.raises(TaskExecutionFailed) as caught:
             hanging.result(WAIT_S)
-    assert str(caught.value).startswith("START_TIMEOUT")
+    assert time.monotonic() - began < 3.0 + 7.0, "no time to close what was never open"
+    assert_refused(str(caught.value), Code.START_TIMEOUT)
     assert site.status()["last_refusals"][-1]["code"] == "START_TIMEOUT"
     until(lambda: not titled("sleep 4711"), "what hung is gone")
     assert [uep["user"] for uep in site.user_endpoints()] == ["bob"]
     assert "Traceback" not in site.log_text()
 
 
+def leave() -> None:
+    """Runs in the user endpoint: let it finish and go."""
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_pam_module_that_hangs_at_the_end_makes_no_crash_of_it_and_the_next_command_is_obeyed(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, pam: dict[str, Any]
+) -> None:
+    site = endpoint("slowend", config={"pam": pam})
+    sdk_env(DAVE)
+    with by_source(site.id) as executor:
+        first = executor.submit(process_id).result(WAIT_S)
+        executor.submit(leave).result(WAIT_S)
+        until(lambda: titled("sleep 4711"), "the module hangs")
+        second = executor.submit(process_id).result(WAIT_S)
+        assert second != first
+        ends = [line for line in audited(site) if line["event"] == "uep-ended"]
+        assert [(line["pid"], line["code"]) for line in ends] == [(first, "")]
+    assert site.status()["last_refusals"] == []
+    assert "Traceback" not in site.log_text()
+
+
+def audited(site: Endpoint) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (site.state_dir / "audit.log").read_text().splitlines()]
+
+
 def test_an_expired_account_is_refused_and_only_the_administrator_learns_why(
     endpoint: MakeEndpoint, sdk_env: SdkEnv, pam: dict[str, Any]
 ) -> None:
+    """An aged password, too: nobody could be asked for a new one."""
     site = endpoint("expired", config={"pam": pam})
     sdk_env(CAROL)
-    run_program(["usermod", "--expiredate", "1", "carol"], env=clean_environment())
-    try:
-        text = refusal(site)
-    finally:
-        run_program(["usermod", "--expiredate", "", "carol"], env=clean_environment())
-    assert text.startswith("PAM_REFUSED")
-    assert "expired" not in text
-    assert "expired" in admin_text(site)
+    for spoil, mend, why in (
+        (["usermod", "--expiredate", "1"], ["usermod", "--expiredate", ""], "expired"),
+        (["chage", "--lastday", "0"], ["chage", "--lastday", "-1"], "token"),
+    ):
+        run_program([*spoil, "carol"], env=clean_environment())
+        try:
+            text = refusal(site)
+        finally:
+            run_program([*mend, "carol"], env=clean_environment())
+        assert_refused(text, Code.PAM_REFUSED)
+        assert why not in text
+        assert why in admin_text(site)
     with by_source(site.id) as executor:
         executor.submit(process_id).result(WAIT_S)
     assert "Traceback" not in site.log_text()
@@ -105,5 +150,29 @@ def test_a_user_over_the_process_limit_loses_no_task_and_disturbs_nobody(
     assert all(text.startswith(("LIMIT_EXCEEDED", "ENGINE_FAILED", "WORKER_LOST")) for text in errors), errors
     assert "Traceback" not in site.log_text()
     sdk_env(BOB)
+    with by_source(site.id) as executor:
+        executor.submit(process_id).result(WAIT_S)
+
+
+@pytest.mark.parametrize("spawn", ["fork", "exec"])
+def test_a_user_who_is_over_the_process_limit_already_is_told_so_and_mep_status_shows_it(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, spawn: str
+) -> None:
+    most, person = 60, "u150"
+    site = endpoint("full", start=False, config={"limits": {"pids": most}, "spawn": spawn})
+    path = f"PYTHONPATH: {os.environ.get('PYTHONPATH', '')}\n"
+    (site.directory / "user_environment.yaml").write_text(path)
+    site.start()
+    sdk_env(f"{person}@example.org")
+    others = [subprocess.Popen(["/bin/sleep", "600"], user=person, group=person) for _ in range(most)]
+    try:
+        assert_refused(refusal(site), Code.LIMIT_EXCEEDED)
+    finally:
+        for one in others:
+            one.kill()
+            one.wait()
+    assert [entry["code"] for entry in site.status()["last_refusals"]] == ["LIMIT_EXCEEDED"]
+    assert "LIMIT_EXCEEDED" in site.mep("status", site.name).stdout
+    assert "Traceback" not in site.log_text()
     with by_source(site.id) as executor:
         executor.submit(process_id).result(WAIT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,6 +46,7 @@ def outcome(
                 "cwd": os.getcwd(),
                 "env": dict(os.environ),
                 "death_signal": pyprctl.get_pdeathsig(),
+                "limits": [resource.getrlimit(kind) for kind in terms.get("rlimits", ())],
             }
         except MepError as error:
             found = {"code": error.code, "why": error.admin_text}
@@ -102,7 +104,7 @@ BREAKS: dict[str, tuple[Callable[[], object], str]] = {
 def test_it_works() -> None:
     found = outcome()
     wanted = {"code": "", "uids": [20001] * 3, "cwd": "/home/alice", "env": {"A": "b"}}
-    assert found == wanted | {"death_signal": signal.SIGKILL}
+    assert found == wanted | {"death_signal": signal.SIGKILL, "limits": []}
 
 
 def test_capabilities_are_dropped_even_where_the_kernel_would_keep_them() -> None:
@@ -131,11 +133,17 @@ def test_a_process_whose_parent_died_meanwhile_ends_at_once() -> None:
     assert outcome(lambda: setattr(os, "getppid", lambda: 1)) == {}
 
 
-def test_limits_are_lowered_and_never_raised() -> None:
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = outcome(rlimits={resource.RLIMIT_NOFILE: 64})
-    assert found["code"] == ""
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard
-    assert outcome(rlimits={resource.RLIMIT_NOFILE: hard * 2})["code"] == ""
+@pytest.mark.parametrize(
+    ("before", "wanted", "after"),
+    [
+        ((400, 400), 300, [300, 300]),
+        ((100, 400), 300, [100, 300]),
+        ((100, 200), 300, [100, 200]),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 300, [300, 300]),
+        ((100, resource.RLIM_INFINITY), 300, [100, 300]),
+    ],
+)
+def test_limits_are_lowered_and_never_raised(before: tuple[int, int], wanted: int, after: list[int]) -> None:
+    kind = resource.RLIMIT_CPU  # endless by default, and in seconds
+    found = outcome(lambda: resource.setrlimit(kind, before), rlimits={kind: wanted})
+    assert (found["code"], found["limits"]) == ("", [after])

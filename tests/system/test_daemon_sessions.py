@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ def see_session() -> dict[str, Any]:
     return {
         "marker": os.environ.get("FROM_PAM"),
         "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "nproc": resource.getrlimit(resource.RLIMIT_NPROC),
+        "groups": sorted(os.getgroups()),
         "no_new_privs": "NoNewPrivs:\t1" in status,
         "effective": next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff")),
         "uids": os.getresuid(),
@@ -48,18 +52,36 @@ def pam_service(open_dir: Path) -> Iterator[str]:
     """A service of our own in the sandbox's /etc/pam.d, which notes each session's end."""
     env, limits, note = open_dir / "env.conf", open_dir / "limits.conf", open_dir / "note"
     env.write_text("FROM_PAM DEFAULT=yes\n")
-    limits.write_text("* hard nofile 512\n* soft nofile 512\n")
+    limits.write_text("* hard nofile 512\n* soft nofile 512\n* hard nproc 9000\n* soft nproc 7000\n")
     note.write_text(f"#!/bin/sh\necho $PAM_TYPE $PAM_USER >>{open_dir}/sessions\n")
     note.chmod(0o755)
     service = Path("/etc/pam.d/mep-test")
     service.write_text(
-        "auth required pam_rootok.so\naccount required pam_shells.so\naccount required pam_unix.so\n"
+        "auth required pam_rootok.so\nauth required pam_group.so\n"
+        "account required pam_shells.so\naccount required pam_unix.so\n"
         f"session required pam_limits.so conf={limits}\n"
         f"session required pam_env.so conffile={env} readenv=0\n"
         f"session required pam_exec.so {note}\n"
     )
+    Path("/etc/security/group.conf").write_text(f"{service.name};*;alice;Al0000-2400;banned\n")
     yield service.name
     service.unlink()
+
+
+def test_limits_and_groups_that_modules_give_reach_the_user_process(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, pam_service: str
+) -> None:
+    """Where the endpoint has limits of its own, the lower one of each pair is in force, soft and hard."""
+    template = "engine:\n  type: ThreadPoolEngine\nlimits:\n  pids: {{ pids }}\n"
+    pam = {"enable": True, "service_name": pam_service}
+    site = endpoint("pamgives", template=template, config={"pam": pam, "limits": {"pids": 8500}})
+    sdk_env("alice@example.org")
+    for pids, nproc in ((9999, [7000, 8500]), (8000, [7000, 8000])):
+        with by_source(site.id, user_endpoint_config={"pids": pids}) as executor:
+            seen = executor.submit(see_session).result(WAIT_S)
+        assert list(seen["nproc"]) == nproc
+    groups = [pwd.getpwnam("alice").pw_gid, *(grp.getgrnam(name).gr_gid for name in ("research", "banned"))]
+    assert seen["groups"] == sorted(groups), "those of the account, and what pam_group adds"
 
 
 def test_a_pam_session_lives_as_long_as_the_user_process(

@@ -95,11 +95,16 @@ class Endings:
         self._end(uep)
 
     def _end(self, uep: Uep) -> None:
-        """Kill the user's processes; a session process gets a moment to close."""
+        """Kill the user's processes; a session process gets a moment to close, if its session was ever open."""
         uep.box.kill()
         self.expect_end(uep)
-        if uep.box.has_session:
+        if not uep.box.has_session:
+            return
+        if uep.pid:
             self._loop.call_later(_SESSION_CLOSE_S, lambda: self._end_session(uep))
+        else:  # a module that hangs in the opening never hears that it is over
+            uep.box.note_scope(uep.child.pid, uep.uid)
+            uep.box.kill_all(uep.child)
 
     def _end_session(self, uep: Uep) -> None:
         if uep.ended is None:

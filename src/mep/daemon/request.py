@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import setproctitle
@@ -118,6 +118,7 @@ def _hold_session(
         pam = Pam(request.pam_service, account.name)
         take_groups(account.gid, account.gids)
         opened = PamSession(pam, uid=account.uid, parent_pid=monitor_pid, home_fd=box.first_fd)
+        account = replace(account, gids=tuple(os.getgroups()))  # modules such as pam_group add to them
     environment = opened.environment if opened else {}
     return session.hold(
         lambda: _become_and_boot(request, account, launch, channel, us, environment),

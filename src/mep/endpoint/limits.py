@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 
+from mep.base import rlimits
 from mep.config.kinds import Limits
 from mep.wire.launch import Launch
 from mep.wire.privsep import Channel, ChildToMonitor, Lower, MonitorToChild
@@ -21,21 +22,30 @@ _RLIMITS = {"memory": resource.RLIMIT_AS, "pids": resource.RLIMIT_NPROC}
 
 
 def lower_limits(launch: Launch, wanted: Limits) -> None:
-    """Put `wanted` into force before the engine starts; what nothing here can enforce is logged."""
+    """Put `wanted` into force before the engine starts; what nothing here can enforce is logged.
+
+    HostError(LIMIT_EXCEEDED): no process of the engine's could be started.
+    """
     asked = wanted.model_dump(exclude_none=True)
-    if not asked:
-        return
     for name, kind in _RLIMITS.items():
         if name in asked and name not in launch.controllers:
-            _, hard = resource.getrlimit(kind)
-            limit = asked[name] if hard == resource.RLIM_INFINITY else min(asked[name], hard)
-            resource.setrlimit(kind, (limit, limit))
+            rlimits.lower(kind, asked[name])
     by = {"swap": "memory"}
     for name in asked:
         if by.get(name, name) not in launch.controllers and name not in _RLIMITS:
             log.warning("limits.%s is not enforced here: no cgroup controller is delegated to the endpoint", name)
-    if launch.controllers and launch.monitor_fd >= 0:
+    if asked and launch.controllers and launch.monitor_fd >= 0:
         _ask_monitor(launch.monitor_fd, Lower(**asked))
+    _need_room()
+
+
+def _need_room() -> None:
+    try:
+        os.posix_spawn("/", ["/"], {})  # it is forked, finds that it cannot be run, and is gone
+    except BlockingIOError:
+        raise rlimits.no_more_processes() from None
+    except OSError:
+        pass
 
 
 def _ask_monitor(fd: int, message: Lower) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pyprctl
 
+from mep.base import rlimits
 from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.priv import caps, fds, syscalls
@@ -38,7 +39,8 @@ class Terms:
 
     `parent_pid`: who must still be the parent, or the process ends. `keep_fds`: what stays open beside 0-2, which
     become /dev/null unless `keep_streams`. `environment` replaces the whole one. `rlimits`: resource.RLIMIT_* to
-    the new soft and hard limit. `setuid_programs`: leave the way open for programs such as a scheduler's (PAM on).
+    the most that soft and hard limit may be. `setuid_programs`: leave the way open for programs such as a
+    scheduler's (PAM on).
     """
 
     parent_pid: int
@@ -60,7 +62,8 @@ def become_user(user: User, terms: Terms) -> None:
     if user.uid == 0:
         raise _not_dropped("root is not a user to become")
     try:
-        _set_limits(terms.rlimits)
+        for kind, wanted in terms.rlimits.items():
+            rlimits.lower(kind, wanted)
         if not terms.setuid_programs:
             caps.drop_bounding_set()
         take_groups(user.gid, user.groups)
@@ -122,14 +125,6 @@ def _enter_home(home: str) -> None:
         os.chdir(home)
     except OSError:
         os.chdir("/")
-
-
-def _set_limits(rlimits: Mapping[int, int]) -> None:
-    """Lower limits, soft and hard; none is ever raised. Privilege: none (lowering)."""
-    for kind, wanted in rlimits.items():
-        _, hard = resource.getrlimit(kind)
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(kind, (limit, limit))
 
 
 def _prove(user: User, terms: Terms) -> None:

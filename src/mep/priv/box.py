@@ -14,6 +14,7 @@ from mep.base.sizes import killed_by_memory
 from mep.priv import clone, pamsession
 from mep.priv.cgroup import Cgroup
 from mep.priv.limits import Limits
+from mep.priv.session import heard_end
 
 
 class Box:
@@ -73,6 +74,10 @@ class Box:
             self._user.kill()
         if self._leash is not None:
             self._leash.close()
+
+    def user_end(self) -> clone.Ended | None:
+        """Return how the user's process ended, if a session process has said so. Privilege: none."""
+        return heard_end(self._leash) if self._leash is not None else None
 
     def note_scope(self, pid: int, uid: int) -> None:
         """Remember where PAM had the system move session process `pid`, as the kernel says. Privilege: none."""

@@ -12,6 +12,7 @@ import os
 import resource
 import select
 import signal
+import socket
 from collections.abc import Callable, Iterable
 
 import pyprctl
@@ -59,12 +60,13 @@ def hold(
     if ended is None:
         clone.kill(child.pidfd)
         ended = clone.reap(child.pidfd, block=True)
+    assert ended is not None
     if cgroup_fd is None:
         sweep()
     else:
         _empty(cgroup_fd)
+    _say_end(leash_fd, ended)
     _do_last(after)
-    assert ended is not None
     return end_as(ended)
 
 
@@ -84,9 +86,29 @@ def _empty(cgroup_fd: int) -> None:
         pass  # the guard of a killed monitor was quicker, and has removed it
 
 
+def _say_end(leash_fd: int, ended: clone.Ended) -> None:
+    """Tell how the user process ended, in case that we cannot end in the same way: see `heard_end`."""
+    try:
+        os.write(leash_fd, b"%d %d" % (ended.status, ended.signal))
+    except OSError:
+        pass  # nobody holds the leash any more
+
+
+def heard_end(leash: socket.socket) -> clone.Ended | None:
+    """Return what the session process said on its leash of the user process's end; None: nothing.
+
+    Privilege: none.
+    """
+    try:
+        status, number = leash.recv(100, socket.MSG_DONTWAIT).split()
+        return clone.Ended(int(status), int(number))
+    except (OSError, ValueError):
+        return None
+
+
 def _do_last(after: Callable[[], object] | None) -> None:
     if after is not None:
-        signal.alarm(_AFTER_S)  # its default action: a PAM module that hangs does not hang us
+        signal.alarm(_AFTER_S)  # its default action: a PAM module that hangs may even ignore what interrupts it
         after()
         signal.alarm(0)
 
