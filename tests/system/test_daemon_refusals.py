@@ -4,6 +4,7 @@ person who may act on it."""
 from __future__ import annotations
 
 import json
+import os
 import pwd
 import shutil
 import stat
@@ -12,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from mep.base.errors import HostError
+from mep.config.paths import EndpointPaths
+from mep.daemon.files import LiveFiles
+from mep.daemon.prepare import prepare
+from mep.daemon.settings import Parts
 from mep.sdk.errors import ComputeAPIError, TaskExecutionFailed
+from support.endpoint import Endpoint
 from support.remote import WAIT_S, by_source, process_id, refusal, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
@@ -134,6 +141,43 @@ def test_files_that_others_can_write_are_refused_by_name(endpoint: MakeEndpoint,
         assert "CONFIG_UNTRUSTED" in done.stderr
         assert str(victim) in done.stderr
         assert "Traceback" not in done.stderr
+        victim.chmod(mode)
+
+
+def begin(site: Endpoint) -> None:
+    """Read what `mep start` reads, in its order."""
+    paths = EndpointPaths.locate(site.name, site.config_dir, privileged=True)
+    found = prepare(paths, environment={})
+    os.close(found.credentials_fd)
+    parts = Parts(
+        boot=lambda _: 0,
+        run_gate=lambda *_: 0,
+        preload=lambda _: None,
+        check_template=lambda *_: None,
+        check_schema=lambda *_: None,
+    )
+    LiveFiles(paths, endpoint_id="", privileged=True, config=found.config, parts=parts)
+
+
+def test_every_file_that_steers_root_is_refused_at_the_start_if_others_can_write_it(
+    endpoint: MakeEndpoint,
+) -> None:
+    """And at each change after it: tests/system/test_live_files.py."""
+    site = endpoint(start=False)
+    (site.directory / ".mep").mkdir(mode=0o700, exist_ok=True)
+    for name, text in (("included.j2", ""), ("user_environment.yaml", ""), (".mep/credentials.json", "{}")):
+        (site.directory / name).write_text(text)
+        (site.directory / name).chmod(0o600)
+    begin(site)
+    files = {path for path in site.directory.rglob("*") if path.is_file()}
+    assert len(files) == 7
+    for victim in (*sorted(files), site.directory):
+        mode = stat.S_IMODE(victim.stat().st_mode)
+        victim.chmod(mode | 0o020)
+        with pytest.raises(HostError) as caught:
+            begin(site)
+        assert caught.value.code == "CONFIG_UNTRUSTED"
+        assert str(victim) in caught.value.admin_text
         victim.chmod(mode)
 
 

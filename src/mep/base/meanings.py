@@ -28,8 +28,8 @@ MEANINGS: Final[dict[Code, str]] = {
     Code.FUNCTION_NOT_ALLOWED: "The function is not in `allowed_functions`.",
     Code.COMMAND_MALFORMED: "A start command is not one: wrong form or type.",
     Code.COMMAND_TOO_LARGE: "A start command is larger than 1 MiB.",
-    Code.COMMAND_STALE: "A start command is too old, or the clocks of relay and host differ by more than 180 s; or "
-    "the rules changed while it was decided, and the relay sends it anew.",
+    Code.COMMAND_STALE: "A start command is too old, or the clocks of relay and host differ by more than 180 s; "
+    "or the rules changed while it was decided, and the relay sends it anew.",
     Code.COMMAND_REPLAYED: "A start command was seen before.",
     Code.COMMAND_UNSIGNED: "A start command has no signature and the endpoint requires one.",
     Code.COMMAND_BAD_SIGNATURE: "A start command's signature is not the relay's, or is for something else.",

@@ -123,15 +123,31 @@ def render(
 def check_template(
     template_text: str, *, source: str, includes: Mapping[str, str] | None = None
 ) -> frozenset[str]:
-    """Return the names of the options that the template mentions; InputError(TEMPLATE_INVALID) if it is wrong."""
+    """Return the names of the options that the template mentions.
+
+    InputError(TEMPLATE_INVALID) if it is wrong, or one that it includes.
+    """
     try:
         _compiled(template_text, _frozen(includes))
         tree = _environment(_frozen(includes)).parse(template_text)
+        _compile_included(tree, includes or {})
     except jinja2.TemplateSyntaxError as error:
         raise _invalid(_label(error, source), error.lineno, f"{error.message}") from None
     except RecursionError:
         raise _invalid(source, None, "is nested too deeply") from None
     return frozenset(meta.find_undeclared_variables(tree) | _set_from_themselves(tree)) - set(RESERVED)
+
+
+def _compile_included(tree: nodes.Template, includes: Mapping[str, str]) -> None:
+    """Compile what it includes by name, directly or not; the environment keeps it. TemplateSyntaxError."""
+    environment = _environment(_frozen(includes))
+    todo, seen = [tree], set[str]()
+    while todo:
+        for name in set(meta.find_referenced_templates(todo.pop())) - seen:
+            if name is not None and name in includes:  # another may be optional, or is missed when it is rendered
+                seen.add(name)
+                environment.get_template(name)
+                todo.append(environment.parse(includes[name], name))
 
 
 def _set_from_themselves(tree: nodes.Template) -> set[str]:

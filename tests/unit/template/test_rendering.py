@@ -192,6 +192,14 @@ def test_the_options_that_a_template_mentions() -> None:
         check_template("{{", source="t")
 
 
+def test_what_a_template_includes_is_checked_with_it_and_nothing_else() -> None:
+    includes = {"a.j2": '{% include "b.j2" %}', "b.j2": "{{ x | nonesuch }}", "not ours.j2": "{% if %}"}
+    with pytest.raises(InputError, match=r"b\.j2 line 1: .*nonesuch"):
+        check_template('{% include "a.j2" %}', source="t", includes=includes)
+    includes["b.j2"] = "{{ x }}"
+    check_template('{% include "a.j2" %}{% include "none.j2" ignore missing %}', source="t", includes=includes)
+
+
 CASES = json.loads(Path(__file__).with_name("stock_rendered.json").read_text())
 
 
