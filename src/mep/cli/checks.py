@@ -87,8 +87,18 @@ def check_endpoint(cli: Cli, name: str, *, relay_from_environment: str | None) -
     _check_template(report, cli, found.paths, found.config)
     _check_credentials(report, found.paths)
     if cli.privileged:
+        _check_folders(report, found.paths)
         _check_host(report, found.config)
     return report
+
+
+def _check_folders(report: Report, paths: EndpointPaths) -> None:
+    """Where the daemon keeps what steers it, and its audit log. A folder that is not there yet is made by it."""
+    from mep.host.trusted import check_directory
+
+    for folder in sorted({paths.state_dir, paths.run_dir, paths.audit_log.parent}):
+        if folder.exists():
+            report.attempt(folder, lambda folder=folder: check_directory(folder, shared=False))  # type: ignore[misc]
 
 
 def _check_credentials(report: Report, paths: EndpointPaths) -> None:

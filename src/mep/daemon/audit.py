@@ -20,6 +20,7 @@ from typing import Any
 from mep.base.clock import SYSTEM_CLOCK, Clock
 from mep.base.codes import Code
 from mep.base.errors import HostError
+from mep.host.trusted import check_directory
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,15 @@ class AuditLog:
         self._on_change = on_change
         self._fd = -1
 
-    def open(self) -> None:
-        """Open (again) and prove that a line can be written; HostError(AUDIT_UNWRITABLE) if not."""
+    def open(self, *, trusted: bool = False) -> None:
+        """Open (again) and prove that a line can be written; HostError(AUDIT_UNWRITABLE) if not.
+
+        `trusted`: HostError(CONFIG_UNTRUSTED) where others than root could take it away or put one in its place.
+        """
         if self.path is None:
             return
+        if trusted and self.path.parent.exists():
+            check_directory(self.path.parent, shared=False)
         self.close()
         if not self.write("log-opened", pid=os.getpid()):
             raise HostError(

@@ -67,7 +67,7 @@ class Monitor:
         self._name = endpoint.name
         setproctitle.setproctitle(f"mep monitor: {self._name}")
         self._state = State(endpoint.paths, privileged=endpoint.privileged)
-        make_private_directory(endpoint.paths.run_dir)
+        make_private_directory(endpoint.paths.run_dir, privileged=endpoint.privileged)
         self._files = LiveFiles(
             endpoint.paths,
             endpoint_id=self._state.endpoint_id,
@@ -91,7 +91,7 @@ class Monitor:
         self._control: ControlServer | None = None
         self._audit = AuditLog(endpoint.paths.audit_log, on_change=lambda _healthy, _why: self._audit_changed())
         self._audit_timer: Timer | None = None
-        self._audit.open()
+        self._audit.open(trusted=endpoint.privileged)
         self._outcomes = Outcomes(
             decided=lambda decision: self._gate.decided(decision),
             happened=lambda event: self._gate.say(event),

@@ -42,7 +42,7 @@ def prepare(
     text = read_trusted(paths.config) if privileged else read_own(paths.config)
     config = load_endpoint_config(text, source=str(paths.config))
     paths = paths.configured(config)
-    make_private_directory(paths.state_dir)
+    make_private_directory(paths.state_dir, privileged=privileged)
     relay_url = config.relay_url(environment.get("MEP_RELAY_URL"))
     return Endpoint(
         name=paths.name,

@@ -16,7 +16,7 @@ from mep.base.codes import Code
 from mep.base.errors import HostError, RefusedError
 from mep.base.ids import is_uuid
 from mep.config.paths import EndpointPaths
-from mep.host.trusted import open_trusted
+from mep.host.trusted import check_directory, read_own, read_trusted
 from mep.wire import signing
 from mep.wire.decoding import INVALID
 from mep.wire.keys import PublicKey
@@ -24,6 +24,7 @@ from mep.wire.keys import PublicKey
 log = logging.getLogger(__name__)
 
 _REPLAYS = "replays"
+_MAX_BYTES = 1024 * 1024 * 1024  # a line for each start since the daemon began
 
 
 class State:
@@ -32,11 +33,14 @@ class State:
     def __init__(self, paths: EndpointPaths, *, privileged: bool = False) -> None:
         """Make the directory, read what is there. HostError(CONFIG_UNTRUSTED | CONFIG_UNREADABLE).
 
-        `privileged`: what it remembers steers root. Privilege: the owner of the directory.
+        `privileged`: what it remembers steers root, so nobody else may have written it. Privilege: the owner of
+        the directory.
         """
         self._directory = paths.state_dir
-        make_private_directory(self._directory)
-        self.endpoint_id = self._read_id(paths.endpoint_json, privileged=privileged)
+        self._privileged = privileged
+        make_private_directory(self._directory, privileged=privileged)
+        own = self._directory / "endpoint.json"
+        self.endpoint_id = self._read_id(own) or self._read_id(paths.endpoint_json)
         self.keys: dict[str, PublicKey] = self._read_keys()
         self.replays = self._read_replays()
 
@@ -58,15 +62,14 @@ class State:
             self.endpoint_id = endpoint_id
             self._write("endpoint.json", json.dumps({"endpoint_id": endpoint_id}))
 
-    def _read_id(self, stock: Path, *, privileged: bool) -> str:
-        """Return the id, or "". That of a stock folder is used if it is as safe as the folder's other files."""
-        own = self._directory / "endpoint.json"
-        if found := _id_in(_read_json(own)):
-            return found
-        if privileged and stock.exists():
-            with open_trusted(stock):
-                pass  # it was safe, and so is every folder above it: it still is
-        return _id_in(_read_json(stock))
+    def _read_id(self, path: Path) -> str:
+        """Return the id in our file or a stock folder's, or ""."""
+        try:
+            document = json.loads(self._read(path))
+        except (ValueError, RecursionError):
+            return ""
+        found = document.get("endpoint_id") if isinstance(document, dict) else None
+        return found if isinstance(found, str) and is_uuid(found) else ""
 
     # ---- the relay's keys: trust on first use ----
 
@@ -103,7 +106,7 @@ class State:
         )
 
     def _read_keys(self) -> dict[str, PublicKey]:
-        text = self._read("relay_keys.json")
+        text = self._read(self._directory / "relay_keys.json")
         if not text:
             return {}
         try:
@@ -137,7 +140,7 @@ class State:
         """Read the file, and write it anew without what is old: a line each, [issued, number] or a span."""
         remembered: dict[str, float] = {}
         spans: list[Span] = []
-        for line in filter(None, self._read(_REPLAYS).splitlines()):
+        for line in filter(None, self._read(self._directory / _REPLAYS).splitlines()):
             try:
                 at, what = msgspec.json.decode(line, type=tuple[float, str | float])
             except INVALID:
@@ -157,7 +160,7 @@ class State:
 
     def previous_cgroup(self) -> Path | None:
         """Return where the last daemon kept its user endpoints."""
-        text = self._read("cgroup").strip()
+        text = self._read(self._directory / "cgroup").strip()
         path = Path(text)
         return path if text and path.is_absolute() and path.name.startswith("mep-") else None
 
@@ -167,39 +170,29 @@ class State:
 
     # ---- files ----
 
-    def _read(self, name: str) -> str:
-        try:
-            return (self._directory / name).read_text()
-        except FileNotFoundError:
+    def _read(self, path: Path) -> str:
+        """Return the text of `path`, or "" if there is no such file."""
+        if not os.path.lexists(path):
             return ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise HostError(
-                Code.CONFIG_UNREADABLE, f"Cannot read {self._directory / name}: {error}.", step=""
-            ) from None
+        if self._privileged:
+            return read_trusted(path, max_bytes=_MAX_BYTES)
+        return read_own(path, max_bytes=_MAX_BYTES)
 
     def _write(self, name: str, text: str) -> None:
         write_private(self._directory / name, text)
 
 
-def _id_in(document: object) -> str:
-    found = document.get("endpoint_id") if isinstance(document, dict) else None
-    return found if isinstance(found, str) and is_uuid(found) else ""
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def make_private_directory(path: Path) -> None:
+def make_private_directory(path: Path, *, privileged: bool = False) -> None:
     """Make `path`, closed to others; HostError(CONFIG_UNTRUSTED) if it is somebody else's.
 
-    Privilege: write access to its parent.
+    `privileged`: also if others could change it until now, or can change a folder above it. Privilege: write
+    access to its parent.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir(mode=0o755)  # whatever the umask lets others do
+        path.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
@@ -211,6 +204,8 @@ def make_private_directory(path: Path) -> None:
             raise HostError(
                 Code.CONFIG_UNTRUSTED, f"{path} belongs to uid {found.st_uid}; wanted {os.geteuid()}.", step=""
             )
+        if privileged:
+            check_directory(path, shared=False)
         if found.st_mode & 0o077:
             os.fchmod(fd, 0o700)
     finally:

@@ -72,12 +72,16 @@ def check_command(argv: Sequence[str]) -> None:
             pass
 
 
-def check_directory(path: Path, *, owner_uid: int = 0) -> None:
+def check_directory(path: Path, *, owner_uid: int = 0, shared: bool = True) -> None:
     """Raise as `read_trusted` unless `path` is a directory that only root and `owner_uid` can change.
 
-    Privilege: search permission down to it.
+    `shared` False: nor may others add files to it, as they may to /tmp. Privilege: search permission down to it.
     """
-    os.close(_walk(path, _Rules(frozenset({0, owner_uid}), private=False), directory=True))
+    fd = _walk(path, _Rules(frozenset({0, owner_uid}), private=False), directory=True)
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    os.close(fd)
+    if mode & 0o022 and not shared:
+        raise _untrusted(path, f"lets others add files (mode {mode:04o})")
 
 
 def _text(data: bytes, path: Path, most: int) -> str:

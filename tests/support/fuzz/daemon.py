@@ -172,7 +172,7 @@ TARGETS: list[Target] = [
     Target(
         "endpoint.json",
         _state("endpoint.json"),
-        ("daemon/state.py:State._read_id", "daemon/state.py:_read_json"),
+        ("daemon/state.py:State._read_id",),
         as_json({"endpoint_id": ENDPOINT}),
     ),
     Target(
