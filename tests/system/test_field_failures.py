@@ -6,13 +6,17 @@ import os
 import shutil
 import signal
 from concurrent.futures import wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mep.base.codes import Code
+from support import nameservice
 from support.endpoint import Endpoint
-from support.remote import WAIT_S, alive, by_source, process_id, titled
+from support.nameservice import silent_about
+from support.remote import WAIT_S, alive, assert_refused, by_source, process_id, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
@@ -71,6 +75,35 @@ def test_many_users_at_once_are_each_served_as_themselves(endpoint: MakeEndpoint
     assert {who: future.result(0) for who, future in futures.items()} == {who: who for who in CROWD}
     for executor in executors:
         executor.shutdown()
+
+
+def test_a_lookup_of_an_account_that_hangs_costs_its_user_the_time_limit_and_nobody_else_anything(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    """As where the directory behind the name service is away: of bob the account is never found, of carol the
+    groups."""
+    with silent_about((nameservice.USER, "bob"), (nameservice.GROUPS_OF, "carol")):
+        site = endpoint("ldap", config={"mapping_timeout_s": 3, "denied_users": ["dave"]})
+        hanging = {}
+        with ExitStack() as executors:
+            for who in ("bob", "carol"):
+                sdk_env(f"{who}@example.org")
+                hanging[who] = executors.enter_context(by_source(site.id)).submit(account_name)
+            until(lambda: len(titled("mep request: ldap")) == 2, "both are looked up")
+            sdk_env("alice@example.org")
+            alices = executors.enter_context(by_source(site.id))
+            assert alices.submit(account_name).result(WAIT_S) == "alice"
+            assert not any(future.done() for future in hanging.values())
+            for who, future in hanging.items():
+                assert_refused(str(future.exception(WAIT_S)), Code.MAPPING_TIMEOUT)
+                assert who not in str(future.exception())
+        assert [entry["code"] for entry in site.status()["last_refusals"]] == ["MAPPING_TIMEOUT"] * 2
+        assert [uep["user"] for uep in site.user_endpoints()] == ["alice"]
+        assert titled("mep request: ldap") == []
+    sdk_env("bob@example.org")
+    with by_source(site.id) as executor:
+        assert executor.submit(account_name).result(WAIT_S) == "bob"
+    assert "Traceback" not in site.log_text()
 
 
 def test_a_copy_of_an_endpoint_in_another_folder_takes_no_task_twice(
