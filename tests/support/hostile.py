@@ -1,4 +1,7 @@
-"""What a hostile user's functions do. Each runs in a user endpoint, sent by its source, and tells what worked."""
+"""What a hostile user's functions do. Each runs in a user endpoint, sent by its source, and tells what worked.
+
+tests/system/test_hostile_helpers.py lets each of them loose where nothing protects.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ def pry(pids: list[int]) -> list[str]:
     """Try to look into the processes of others; return what worked."""
     import contextlib
     import ctypes
+    import errno
     import os
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -24,7 +28,8 @@ def pry(pids: list[int]) -> list[str]:
     def peek(pid: int) -> None:
         room = ctypes.create_string_buffer(8)
         ours, theirs = Span(ctypes.addressof(room), 8), Span(0x400000, 8)
-        if libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0) < 0:
+        got = libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
+        if got < 0 and ctypes.get_errno() != errno.EFAULT:  # nothing is mapped there: it may look
             raise OSError
 
     ways: dict[str, Callable[..., object]] = {
@@ -80,12 +85,12 @@ def meddle(pids: list[int]) -> list[str]:
         "pidfd_getfd": lambda pid: by_pidfd(steal_fd, pid),
         "pidfd_send_signal": lambda pid: by_pidfd(lambda fd: signal.pidfd_send_signal(fd, 0), pid),
         "kill 0": lambda pid: os.kill(pid, 0),
-        "SIGSTOP": lambda pid: os.kill(pid, signal.SIGSTOP),
-        "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),
         "oom_score_adj": lambda pid: os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY),
         "nice": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
         "affinity": lambda pid: os.sched_setaffinity(pid, {0}),
         "prlimit": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, 8)),
+        "SIGSTOP": lambda pid: os.kill(pid, signal.SIGSTOP),
+        "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),  # last: nothing else works on what is gone
     }
     for pid in pids:
         for name, way in ways.items():
@@ -103,10 +108,19 @@ def break_in(paths: list[str]) -> list[str]:
 
     def connect(path: str) -> None:
         for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(ConnectionRefusedError):
+            with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(OSError):
                 sock.connect(path)
                 return
         raise OSError
+
+    def replace(path: str) -> None:
+        os.rename(path, path + ".old")
+        os.rename(path + ".old", path)
+
+    def link(path: str) -> None:
+        stolen = os.path.expanduser("~/stolen")
+        os.link(path, stolen)
+        os.unlink(stolen)
 
     def look(path: str) -> None:
         os.listdir(path) if os.path.isdir(path) else os.close(os.open(path, os.O_RDONLY))
@@ -115,13 +129,13 @@ def break_in(paths: list[str]) -> list[str]:
         "read": look,
         "write": lambda path: os.close(os.open(path, os.O_WRONLY)),
         "append": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)),
-        "replace": lambda path: os.rename(path, path + ".old"),
-        "remove": os.unlink,
-        "link": lambda path: os.link(path, os.path.expanduser("~/stolen")),
+        "replace": replace,
+        "link": link,
         "add beside": lambda path: os.close(os.open(path + ".new", os.O_WRONLY | os.O_CREAT)),
         "chmod": lambda path: os.chmod(path, 0o777),
         "connect": connect,
         "watch": lambda path: os.stat(path),
+        "remove": os.unlink,  # last: nothing else works on what is gone
     }
     done = []
     for path in paths:
@@ -135,11 +149,9 @@ def break_in(paths: list[str]) -> list[str]:
 def leave_cgroup(others: list[str]) -> list[str]:
     """Try to leave the cgroup, to change it, or to kill those in others; return what worked."""
     import contextlib
-    import ctypes
     import os
     from pathlib import Path
 
-    libc = ctypes.CDLL(None, use_errno=True)
     own = Path("/proc/self/cgroup").read_text()
     path = next(line[3:] for line in own.splitlines() if line.startswith("0::"))
     mounts = [
@@ -153,10 +165,11 @@ def leave_cgroup(others: list[str]) -> list[str]:
     done = []
     for place in places:
         for name, text in (
-            ("cgroup.procs", "0"),
             ("cgroup.kill", "1"),
-            ("cgroup.freeze", "1"),
+            ("cgroup.freeze", "0"),
+            ("cgroup.max.depth", "max"),
             ("pids.max", "max"),
+            ("cgroup.procs", "0"),
         ):
             with contextlib.suppress(OSError), open(f"{place}/{name}", "w") as file:
                 file.write(text)
@@ -165,6 +178,19 @@ def leave_cgroup(others: list[str]) -> list[str]:
         with contextlib.suppress(OSError):
             os.mkdir(f"{place}/own")
             done.append(f"mkdir in {place}")
+    if Path("/proc/self/cgroup").read_text() != own:
+        done.append("another cgroup")
+    return done
+
+
+def leave_namespaces() -> list[str]:
+    """Try to have namespaces of one's own, or those of process 1; return what worked."""
+    import contextlib
+    import ctypes
+    import os
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = []
     for kind, flag in (("mount", 0x20000), ("cgroup", 0x2000000), ("pid", 0x20000000), ("network", 0x40000000)):
         if libc.unshare(flag) == 0:
             done.append(f"a {kind} namespace")
@@ -173,8 +199,7 @@ def leave_cgroup(others: list[str]) -> list[str]:
             fd = os.open(f"/proc/1/ns/{name}", os.O_RDONLY)
             if libc.setns(fd, 0) == 0:
                 done.append(f"the {name} namespace of process 1")
-    if Path("/proc/self/cgroup").read_text() != own:
-        done.append("another cgroup")
+            os.close(fd)
     return done
 
 
@@ -245,13 +270,17 @@ def regain_root() -> list[str]:
         with contextlib.suppress(OSError):
             way()
             done.append(name)
-    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[0xFFFFFFFF] * 6)
-    if libc.capset(header, data) == 0:
-        done.append("capset")
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, data)
+    data[2], data[5] = data[1], data[4]  # whatever is permitted is to be inherited
+    libc.capset(header, data)
     if libc.prctl(47, 2, 21, 0, 0) == 0:
         done.append("ambient capability")
-    if libc.prctl(38, 0, 0, 0, 0) == 0:
-        done.append("no_new_privs off")
+    for bit in range(32):
+        one = (ctypes.c_uint32 * 6)(1 << bit, 1 << bit)
+        if libc.capset(header, one) == 0:
+            done.append("capset")
+            break
     program = next((p for p in ("/usr/bin/su", "/bin/su") if os.path.exists(p)), "")
     if program and os.stat(program).st_mode & 0o4000:
         with subprocess.Popen(["su"], stdin=subprocess.PIPE, stdout=-3, stderr=-3, executable=program) as child:
@@ -322,4 +351,48 @@ def use_broker(others: list[str], queues: list[str], forged: dict[str, str]) -> 
         body = outbox.sealer.seal(envelope.encode(envelope.Result(task_id=task, data=result)))
         connection.channel().basic_publish(own["exchange"], own["routing_key"], body)
     connection.close()
+    return done
+
+
+def use_interchange(ports: list[int], trap: str) -> list[str]:
+    """Try to talk to these ports as a batch worker, a client or an interchange does; return which were answered.
+
+    What is sent makes a file beside `trap`, as whoever unpickles it.
+    """
+    import io
+    import pickle
+
+    import zmq
+
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+            return io.open, (f"{trap}-{port}-{kind}", "w")
+
+    done = []
+    context = zmq.Context()
+    sockets = {}
+    server, own = zmq.curve_keypair(), zmq.curve_keypair()
+    for port in ports:
+        for kind in ("plain", "client", "server", "command"):
+            sock = context.socket(zmq.REP if kind == "command" else zmq.DEALER)
+            sock.linger = 0
+            if kind in ("client", "server"):
+                sock.curve_publickey, sock.curve_secretkey = own
+            if kind == "client":
+                sock.curve_serverkey = server[0]
+            if kind == "server":
+                sock.curve_server = True
+            sock.connect(f"tcp://127.0.0.1:{port}")
+            if kind != "command":
+                sock.send(pickle.dumps({"type": "connection_probe"}))
+                sock.send(pickle.dumps({"type": "result", "task_id": 1, "exception": Trap()}))
+            sockets[sock] = f"{kind} at {port}"
+    poller = zmq.Poller()
+    for sock in sockets:
+        poller.register(sock, zmq.POLLIN)
+    while ready := poller.poll(1500):
+        for sock, _ in ready:
+            done.append(sockets[sock])
+            poller.unregister(sock)
+    context.destroy(linger=0)
     return done

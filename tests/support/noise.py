@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: How many processes `cling` knows by their pids.
+CLINGING = 6
+
 
 def tell_monitor(*packets: bytes, after_s: float = 0.0) -> list[str]:
     """Write these packets into the socket to the monitor, `after_s` from now; return how each went."""

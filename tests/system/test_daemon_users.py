@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.planted import broker_passwords, seal_keys
 from support.remote import WAIT_S, by_source
 from support.rigs import MakeEndpoint, SdkEnv
 
@@ -39,6 +41,30 @@ def scan(digest: str, length: int) -> int:
                     if hashlib.sha256(text[at : at + length]).hexdigest() == digest:
                         found += 1
     return found
+
+
+def scan_for(digests: list[str]) -> list[int]:
+    """Count the places in this process's memory that hold 64 hex digits with each of these digests."""
+    import hashlib
+    import re
+    from collections import Counter
+
+    found: Counter[str] = Counter()
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        for line in maps:
+            span, rights = line.split()[:2]
+            if not rights.startswith("rw") or "[v" in line:
+                continue
+            start, end = (int(x, 16) for x in span.split("-"))
+            try:
+                memory.seek(start)
+                data = memory.read(end - start)
+            except OSError:
+                continue
+            for run in re.finditer(rb"[0-9a-f]{64,}", data):
+                for at in range(min(len(run.group()) - 63, 512)):
+                    found[hashlib.sha256(run.group()[at : at + 64]).hexdigest()] += 1
+    return [found[digest] for digest in digests]
 
 
 def look_around() -> dict[str, Any]:
@@ -138,3 +164,20 @@ def test_no_secret_of_the_endpoint_is_in_a_user_processes_memory(endpoint: MakeE
         assert executor.submit(scan, digest, len(secret)).result(60) == 0
     monitor = site.status()["pid"]
     assert secret.encode() not in Path(f"/proc/{monitor}/environ").read_bytes()
+
+
+@pytest.mark.timeout(120)
+def test_a_fork_carries_nothing_of_another_user(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
+    site = endpoint(template="engine: {type: ThreadPoolEngine}\ndisplay_name: {{ word }}\n")
+    secrets: dict[str, list[str]] = {}
+    for user in ("bob", "alice"):  # bob's start command, and what came of it, is there before alice's
+        sdk_env(f"{user}@example.org")
+        option = os.urandom(32).hex()
+        with by_source(site.id, user_endpoint_config={"word": option}) as executor:
+            executor.submit(look_around).result(WAIT_S)
+            [uep] = [one["uep_id"] for one in site.user_endpoints() if one["user"] == user]
+            secrets[user] = [option, broker_passwords(site, [uep])[4], seal_keys(site, [uep])[1]]
+            digests = [hashlib.sha256(text.encode()).hexdigest() for texts in secrets.values() for text in texts]
+            found = executor.submit(scan_for, digests).result(60)
+    assert found[:3] == [0, 0, 0], "option, password and key of bob"
+    assert all(found[3:]), ("her own are found", found)

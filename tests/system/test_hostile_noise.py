@@ -16,12 +16,13 @@ from mep.wire.limits import MAX_PRIVSEP_BYTES
 from support import noise
 from support.endpoint import Endpoint
 from support.program import run
-from support.remote import WAIT_S, alive, by_source, process_id, titled
+from support.remote import WAIT_S, alive, by_source, process_id, processes_of, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
 pytestmark = pytest.mark.timeout(180)
 GONE_S = 2.0
+REFUSED_BY_THE_KERNEL = {"OSError", "PermissionError"}  # newer ones let the receiver refuse descriptors
 SOON_S = 10.0  # another user's result, on a machine that is busy with the noise
 
 encode = msgspec.msgpack.encode
@@ -97,7 +98,7 @@ def test_a_flood_to_the_monitor_waits_in_its_own_socket(endpoint: MakeEndpoint, 
         sdk_env("bob@example.org")
         with by_source(site.id) as bobs:
             serves(site, bobs)
-        assert flood.result(WAIT_S) < 1500
+        assert 20 < flood.result(WAIT_S) < 1500
         assert _cpu_s(monitor) - before < 2.5
 
 
@@ -116,7 +117,7 @@ def test_a_descriptor_sent_to_the_monitor_does_not_hold_it_up(endpoint: MakeEndp
         with by_source(site.id) as bobs:
             serves(site, bobs)
             try:
-                attack.result(WAIT_S)
+                assert attack.result(WAIT_S) in REFUSED_BY_THE_KERNEL
             except TaskExecutionFailed:
                 pass  # it had to leave for the attack
             serves(site, bobs)
@@ -130,25 +131,13 @@ def test_a_fork_bomb_is_bounded_and_others_are_served(endpoint: MakeEndpoint, sd
     sdk_env("alice@example.org")
     with by_source(site.id) as alices:
         assert alices.submit(noise.bomb).result(WAIT_S) < 80
-        assert len(_processes_of(20001)) <= 80
+        assert 20 < len(processes_of(20001)) <= 80
         sdk_env("bob@example.org")
         with by_source(site.id) as bobs:
             serves(site, bobs)
         for pid in (one["pid"] for one in site.user_endpoints() if one["user"] == "alice"):
             os.kill(pid, 9)
-        until(lambda: not _processes_of(20001), "all of the bomb is gone", timeout_s=GONE_S)
-
-
-def _processes_of(uid: int) -> list[int]:
-    found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return alive([pid for pid in found if _uid(pid) == uid])
-
-
-def _uid(pid: int) -> int:
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
-        return -1
+        until(lambda: not processes_of(20001), "all of the bomb is gone", timeout_s=GONE_S)
 
 
 def test_what_clings_ends_with_the_endpoint(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
@@ -161,7 +150,7 @@ def test_what_clings_ends_with_the_endpoint(endpoint: MakeEndpoint, sdk_env: Sdk
     site.mep("stop", "clung")
     assert time.monotonic() - began < 10, "nobody holds the end up"
     assert alive(pids) == []
-    assert _processes_of(20001) == []
+    assert processes_of(20001) == []
     assert titled(": clung") == []
 
 
@@ -175,7 +164,7 @@ def test_who_stops_itself_is_ended_all_the_same(endpoint: MakeEndpoint, sdk_env:
         with by_source(site.id) as bobs:
             serves(site, bobs)
         site.mep("stop", "frozen")
-    assert _processes_of(20001) == []
+    assert processes_of(20001) == []
     assert "did not finish within" in site.log_text()
 
 

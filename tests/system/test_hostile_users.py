@@ -7,26 +7,56 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mep import Client
 from support import hostile
 from support.endpoint import Endpoint
-from support.remote import WAIT_S, alive, by_source, process_id, titled
+from support.remote import WAIT_S, alive, by_source, process_id, processes_of, titled
 from support.rigs import MakeEndpoint, SdkEnv
 
 pytestmark = pytest.mark.timeout(120)
 
-ENGINES = {
-    "threads": "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n",
-    "processes": "engine:\n  type: ProcessPoolEngine\n  max_workers: 2\n",
+THREADS = "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n"
+PROCESSES = "engine:\n  type: ProcessPoolEngine\n  max_workers: 2\n"
+PARSL = """\
+engine:
+  type: GlobusComputeEngine
+  max_workers_per_node: 1
+  encrypted: {encrypted}
+  provider: {{type: LocalProvider, init_blocks: 1, min_blocks: 1, max_blocks: 1}}
+"""
+SERVICE = "mep-hostile"
+PAM = "auth required pam_rootok.so\naccount required pam_unix.so\nsession required pam_permit.so\n"
+SITES: dict[str, dict[str, Any]] = {
+    "threads": {"template": THREADS},
+    "processes": {"template": PROCESSES},
+    "exec": {"template": THREADS, "config": {"spawn": "exec"}},
+    "pam": {"template": THREADS, "config": {"pam": {"enable": True, "service_name": SERVICE}}},
+    "parsl": {"template": PARSL.format(encrypted="true")},
 }
+BOB = 20002
 
 
-@pytest.fixture(params=ENGINES)
-def site(request: pytest.FixtureRequest, endpoint: MakeEndpoint) -> Endpoint:
-    return endpoint("hostile", template=ENGINES[request.param])
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def on(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", kinds, indirect=True)
+
+
+@pytest.fixture
+def site(kind: str, endpoint: MakeEndpoint) -> Endpoint:
+    Path("/etc/pam.d", SERVICE).write_text(PAM)
+    made = endpoint("hostile", start=False, **SITES[kind])
+    if kind == "exec":
+        path = os.environ.get("PYTHONPATH", "")
+        (made.directory / "user_environment.yaml").write_text(f"PYTHONPATH: {path}\n")
+    return made.start()
 
 
 def everything_below(*folders: Path) -> list[str]:
@@ -34,12 +64,16 @@ def everything_below(*folders: Path) -> list[str]:
     return [str(path) for folder in folders for path in (folder, *sorted(folder.rglob("*")))]
 
 
-def test_no_process_of_others_can_be_read_traced_or_signalled(site: Endpoint, sdk_env: SdkEnv) -> None:
+@on("processes", "exec", "pam", "parsl")
+def test_no_process_of_others_can_be_read_traced_or_signalled(site: Endpoint, kind: str, sdk_env: SdkEnv) -> None:
     sdk_env("bob@example.org")
     with by_source(site.id) as bobs:
         bob = bobs.submit(process_id).result(WAIT_S)
         [uep] = [one["pid"] for one in site.user_endpoints()]
-        targets = sorted({1, bob, uep, *titled(": hostile"), *titled("mep worker hostile bob")})
+        sessions = titled("mep session: hostile bob")
+        assert len(sessions) == (kind == "pam"), "a root process for each user endpoint"
+        targets = sorted({1, *titled(": hostile"), *sessions, *processes_of(BOB)})
+        assert {bob, uep} < set(targets)
         assert len(targets) >= 5, "process 1, monitor, gate, guard, bob's own"
         sdk_env("alice@example.org")
         with by_source(site.id) as alices:
@@ -49,6 +83,7 @@ def test_no_process_of_others_can_be_read_traced_or_signalled(site: Endpoint, sd
         assert bobs.submit(process_id).result(WAIT_S) == bob
 
 
+@on("threads", "parsl")
 def test_no_file_or_socket_of_others_can_be_opened(site: Endpoint, sdk_env: SdkEnv) -> None:
     (site.state_dir / "credentials.json").touch(mode=0o600)
     sdk_env("bob@example.org")
@@ -70,8 +105,8 @@ def test_no_file_or_socket_of_others_can_be_opened(site: Endpoint, sdk_env: SdkE
     assert [what for what in changed if not what.startswith(harmless)] == [], "what steers root"
 
 
-def test_nobody_leaves_their_cgroup(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
-    site = endpoint("caged")
+@on("threads", "pam")
+def test_nobody_leaves_their_cgroup(site: Endpoint, sdk_env: SdkEnv) -> None:
     sdk_env("bob@example.org")
     with by_source(site.id) as executor:
         bob = executor.submit(process_id).result(WAIT_S)
@@ -83,15 +118,50 @@ def test_nobody_leaves_their_cgroup(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> 
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
         assert executor.submit(hostile.leave_cgroup, others).result(WAIT_S) == []
+        assert executor.submit(hostile.leave_namespaces).result(WAIT_S) == []
         inside = executor.submit(hostile.use_user_namespace).result(WAIT_S)
         assert [what for what in inside if what != "user namespace"] == []
     assert alive([bob]) == [bob]
 
 
-def test_nobody_becomes_root_again(site: Endpoint, sdk_env: SdkEnv) -> None:
+@on("processes", "exec", "pam")
+def test_nobody_becomes_root_again(site: Endpoint, kind: str, sdk_env: SdkEnv) -> None:
+    as_in_a_login = ["setuid program"] if kind == "pam" else []
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
-        assert executor.submit(hostile.regain_root).result(WAIT_S) == []
+        assert executor.submit(hostile.regain_root).result(WAIT_S) == as_in_a_login
+
+
+def ports_of(uid: int) -> list[int]:
+    """Return where processes of this account listen."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()]
+    listening = "0A"
+    return [int(f[1].rpartition(":")[2], 16) for f in lines if f[3] == listening and f[7] == str(uid)]
+
+
+@pytest.mark.parametrize("encrypted", ["true", "false"])
+def test_nobody_talks_to_anothers_batch_workers(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, open_dir: Path, encrypted: str
+) -> None:
+    site = endpoint("ported", template=PARSL.format(encrypted=encrypted))
+    traps = open_dir / "traps"
+    traps.mkdir()
+    traps.chmod(0o777)
+    sdk_env("bob@example.org")
+    with by_source(site.id) as bobs:
+        bobs.submit(process_id).result(WAIT_S)
+        ports = ports_of(BOB)
+        assert len(ports) >= 4, "the interchange's, and three of the user endpoint's own"
+        sdk_env("alice@example.org")
+        with by_source(site.id) as alices:
+            answered = alices.submit(hostile.use_interchange, ports, f"{traps}/trap").result(WAIT_S)
+        sprung = [path.name for path in traps.iterdir() if path.stat().st_uid == BOB]
+        if encrypted == "true":
+            assert (answered, sprung) == ([], [])
+            assert bobs.submit(process_id).result(WAIT_S)
+        else:
+            assert answered, "what security.md says of `encrypted: false`, and that the attack can work"
+            assert sprung
 
 
 @pytest.fixture
@@ -145,6 +215,10 @@ def test_the_own_broker_account_reaches_nothing_of_others(
         assert task
         sdk_env("alice@example.org")
         with by_source(site.id) as alices:
+            alices.submit(process_id).result(WAIT_S)
+            [mine] = [one["uep_id"] for one in site.user_endpoints() if one["user"] == "alice"]
+            own = alices.submit(hostile.use_broker, [mine], [], {}).result(WAIT_S)
+            assert own == [f"publish {mine}.results", f"publish {mine}.heartbeats"], "the attack can work"
             done = alices.submit(hostile.use_broker, [uep["uep_id"], site.id], queues, {task: "forged"}).result(
                 WAIT_S
             )
