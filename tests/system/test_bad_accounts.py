@@ -164,7 +164,7 @@ def test_a_user_who_is_over_the_process_limit_already_is_told_so_and_mep_status_
     (site.directory / "user_environment.yaml").write_text(path)
     site.start()
     sdk_env(f"{person}@example.org")
-    others = [subprocess.Popen(["/bin/sleep", "600"], user=person, group=person) for _ in range(most)]
+    others = [subprocess.Popen(["/bin/sleep", "600"], user=person, group=person) for _ in range(most + 3)]
     try:
         assert_refused(refusal(site), Code.LIMIT_EXCEEDED)
     finally:

@@ -14,14 +14,29 @@ import json, resource, sys
 from mep.base.errors import MepError
 from mep.priv.pam import Pam
 service, user, confdir = sys.argv[1:]
+credentials = []
 try:
     pam = Pam(service, user, confdir=confdir)
+    setcred = pam._libpam.pam_setcred
+    pam._libpam.pam_setcred = lambda handle, flags: credentials.append(flags & 0xFF) or setcred(handle, flags)
     environment = pam.open()
     nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    print(json.dumps({"env": environment, "nofile": nofile, "failed": pam.close()}))
+    found = {"env": environment, "nofile": nofile, "failed": pam.close()}
 except MepError as error:
-    print(json.dumps({"code": error.code, "user": error.user_text, "admin": error.admin_text}))
+    found = {"code": error.code, "user": error.user_text, "admin": error.admin_text}
+print(json.dumps(found | {"credentials": credentials}))
 """
+
+_ASK = """
+import ctypes, sys
+from mep.priv.pam import Pam, _Message, _Response
+pam = Pam("mep", "alice", confdir=sys.argv[1])
+for style in map(int, sys.argv[2:]):
+    message = ctypes.pointer(_Message(style, b"Password: "))
+    answer = ctypes.POINTER(_Response)()
+    print(pam._conversation.converse(1, ctypes.pointer(message), ctypes.pointer(answer), None), bool(answer))
+"""
+ESTABLISHED, DELETED = 2, 4
 
 
 class Stack:
@@ -34,16 +49,19 @@ class Stack:
         (self.confdir / service).write_text("\n".join(lines) + "\n")
 
     def open(self, service: str, user: str = "alice") -> dict[str, object]:
-        done = subprocess.run(
-            [sys.executable, "-c", _OPEN, service, user, str(self.confdir)],
+        answer: dict[str, object] = json.loads(self.run(_OPEN, service, user, str(self.confdir)))
+        return answer
+
+    @staticmethod
+    def run(program: str, *arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments],
             capture_output=True,
             text=True,
             timeout=20,
             check=True,
             stdin=subprocess.DEVNULL,
-        )
-        answer: dict[str, object] = json.loads(done.stdout)
-        return answer
+        ).stdout
 
 
 @pytest.fixture
@@ -62,7 +80,41 @@ def test_an_open_session_has_the_modules_environment_and_limits(stack: Stack, tm
         f"session required pam_env.so conffile={tmp_path}/env.conf readenv=0",
         f"session required pam_limits.so conf={tmp_path}/limits.conf",
     )
-    assert stack.open("mep") == {"env": {"SCRATCH": "/scratch/alice"}, "nofile": 300, "failed": []}
+    found = stack.open("mep")
+    del found["credentials"]
+    assert found == {"env": {"SCRATCH": "/scratch/alice"}, "nofile": 300, "failed": []}
+
+
+def test_credentials_are_established_before_the_session_and_deleted_after(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "env.conf").write_text("TICKET DEFAULT=/run/ticket\n")
+    stack.write(
+        "mep",
+        "auth required pam_rootok.so",
+        f"auth required pam_env.so conffile={tmp_path}/env.conf readenv=0",
+        "account required pam_permit.so",
+        "session required pam_permit.so",
+    )
+    found = stack.open("mep")
+    assert found["env"] == {"TICKET": "/run/ticket"}, "pam_env sets it with the credentials"
+    assert found["credentials"] == [ESTABLISHED, DELETED]
+
+
+def test_a_module_that_asks_is_told_at_once_that_nobody_answers(stack: Stack) -> None:
+    stack.write("mep", "account required pam_permit.so")
+    echo_off, echo_on, error, info = "1234"
+    said = stack.run(_ASK, str(stack.confdir), echo_off, echo_on, error, info).splitlines()
+    assert said == ["19 False", "19 False", "0 True", "0 True"]
+
+
+def test_an_aged_password_is_refused_and_nobody_is_asked_for_a_new_one(stack: Stack) -> None:
+    stack.write("mep", "account required pam_unix.so", "session required pam_permit.so")
+    subprocess.run(["chage", "--lastday", "0", "bob"], check=True)
+    try:
+        answer = stack.open("mep", "bob")
+    finally:
+        subprocess.run(["chage", "--lastday", "-1", "bob"], check=True)
+    assert answer["code"] == "PAM_REFUSED"
+    assert "[12]" in str(answer["admin"])
 
 
 def test_nologin_refuses_with_its_text_for_the_administrator_only(stack: Stack, tmp_path: Path) -> None:
@@ -96,3 +148,4 @@ def test_a_failed_session_gives_the_credentials_back_and_refuses(stack: Stack) -
     answer = stack.open("mep")
     assert answer["code"] == "PAM_REFUSED"
     assert "open_session" in str(answer["admin"])
+    assert answer["credentials"] == [ESTABLISHED, DELETED]
