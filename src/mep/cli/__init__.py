@@ -76,6 +76,8 @@ class MepGroup(click.Group):
         from mep.cli.failure import exit_status
 
         extra["standalone_mode"] = False
+        # one that takes from the owner too makes files that we cannot read again
+        os.umask(os.umask(0o077) & 0o077)
         sys.exit(exit_status(lambda: super(MepGroup, self).main(args, prog_name or "mep", **extra)))
 
 
