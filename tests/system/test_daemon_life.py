@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 from mep.base.exits import Exit
 from mep.daemon.controlclient import ask
+from mep.priv import cgroup
 from mep.wire.control import Request
 from support.endpoint import Endpoint
 from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
@@ -25,9 +28,9 @@ ONE_AT_A_TIME = "engine:\n  type: ThreadPoolEngine\n  max_workers: 1\nheartbeat_
 
 
 def cgroups_of(name: str) -> list[Path]:
-    return [
-        path for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") for path in Path(root).glob(f"mep-{name}-*")
-    ]
+    base = cgroup.find_base()
+    assert base is not None
+    return list(base.glob(f"mep-{name}-*"))
 
 
 def test_a_clean_stop_leaves_no_process_not_even_escaped_ones(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
@@ -127,19 +130,58 @@ def test_what_a_killed_monitor_and_guard_left_is_swept_at_the_next_start(
     assert alive(pids) == []
 
 
-def test_a_user_endpoint_that_is_killed_takes_its_processes_with_it(
-    endpoint: MakeEndpoint, sdk_env: SdkEnv
+@pytest.fixture
+def pam_service() -> Iterator[str]:
+    """A service of the sandbox that lets everybody in."""
+    service = Path("/etc/pam.d/mep-life")
+    service.write_text("".join(f"{kind} required pam_permit.so\n" for kind in ("auth", "account", "session")))
+    yield service.name
+    service.unlink()
+
+
+def boxes(name: str) -> list[str]:
+    """The cgroups that user endpoints have, or had."""
+    return [path.name for tree in cgroups_of(name) for path in tree.glob("uep-*")]
+
+
+@pytest.mark.parametrize("pam", [False, True], ids=["no PAM", "PAM"])
+def test_a_user_endpoint_that_is_killed_takes_its_processes_and_its_cgroup_with_it(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv, pam_service: str, *, pam: bool
 ) -> None:
-    site = endpoint("uepkill")
+    site = endpoint("uepkill", config={"pam": {"enable": pam, "service_name": pam_service}})
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
         first = executor.submit(process_id).result(WAIT_S)
         pids = executor.submit(escape).result(WAIT_S)
         kill_9(first)
         until(lambda: not alive(pids), "what it had started is gone", timeout_s=GONE_S)
+        until(lambda: not boxes("uepkill"), "the cgroup is removed while the daemon lives")
         second = executor.submit(process_id).result(WAIT_S)
     assert second != first
     assert "killed by signal 9 (SIGKILL)" in site.log_text()
+    assert len(boxes("uepkill")) == 1
+    site.mep("stop-user", "uepkill", "alice")
+    until(lambda: not boxes("uepkill"), "the same after a clean end")
+
+
+def test_a_gate_that_came_back_tells_the_relay_who_dies_with_the_monitor(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    """The user endpoint is older than the gate; without its word the relay would wait for three heartbeats."""
+    site = endpoint("reported")
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        executor.submit(process_id).result(WAIT_S)
+    [uep] = site.user_endpoints()
+    [gate] = titled("mep gate: reported")
+    kill_9(gate)
+    until(lambda: [pid for pid in titled("mep gate: reported") if pid != gate], "there is a gate again")
+    until(lambda: site.status()["broker"]["state"] == "connected", "it consumes again")
+    relay_log = site.relay.data_dir.with_suffix(".log")
+    os.kill(uep["pid"], signal.SIGSTOP)  # it cannot say it itself
+    kill_9(site.status()["pid"])
+    until(lambda: f"user endpoint {uep['uep_id']} ended: UEP_DIED" in relay_log.read_text(), "the relay knows")
+    until(lambda: not titled(": reported"), "nobody is left")
 
 
 def test_user_endpoints_outlive_their_gate(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:

@@ -67,12 +67,13 @@ class Cgroup:
     """One directory of the cgroup tree. `fd` is what a child is cloned into."""
 
     def __init__(self, path: Path) -> None:
-        """Make the cgroup if need be. OSError as the kernel says. Privilege: write access to the parent."""
+        """Make the cgroup anew, as far as nobody lives in an older one of that name: its counters are not ours.
+
+        OSError as the kernel says. Privilege: write access to the parent.
+        """
         self.path = path
-        try:
-            path.mkdir()
-        except FileExistsError:
-            pass
+        remove_tree(path)
+        path.mkdir(exist_ok=True)
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def kill(self) -> None:

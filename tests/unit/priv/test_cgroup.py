@@ -42,6 +42,13 @@ def test_our_own_path(text: str, path: str | None) -> None:
     assert cgroup._own_path(text) == path
 
 
+def test_one_that_could_not_be_removed_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "uep" / "user").mkdir(parents=True)
+    made = cgroup.Cgroup(tmp_path / "uep")
+    assert list(made.path.iterdir()) == [], "what the one before has counted is not ours"
+    assert made.remove()
+
+
 def test_endpoints_of_one_name_have_trees_of_their_own(tmp_path: Path) -> None:
     one, other = (cgroup.Tree(tmp_path, "site", state).root for state in ("/var/lib/mep/site", "/home/x/site"))
     assert one != other
