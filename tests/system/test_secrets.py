@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import resource
 import threading
@@ -14,17 +12,38 @@ from pathlib import Path
 import pytest
 
 from mep import Client, Executor
-from mep.relay.auth.keys import Keys
-from mep.relay.seals import Seals
 from support.endpoint import Endpoint
+from support.planted import broker_passwords, files_below, findings, seal_keys
 from support.remote import WAIT_S, alive, by_source, kill_9, process_id, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
 pytestmark = pytest.mark.timeout(180)
 
+#: The daemon's, the relay's, its broker's; of all accounts, of one; the user endpoint's, its batch workers'.
+LOGS = (
+    "secretive.log",
+    "relay.log",
+    "rabbit",
+    "audit.log",
+    "audit.log.tasks.",
+    "endpoint.log",
+    "output.log",
+    "interchange.log",
+    "manager.log",
+)
 OPTION = "planted-option-4c1e"
-TEMPLATE = "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\ndisplay_name: {{ password | default('none') }}\n"
+TEMPLATE = """\
+engine:
+{% if "parsl" in (engine | default("")) %}
+  type: GlobusComputeEngine
+  max_workers_per_node: 1
+  provider: {type: LocalProvider, init_blocks: 1, min_blocks: 1, max_blocks: 1}
+{% else %}
+  type: {{ engine | default("ThreadPoolEngine") }}
+{% endif %}
+display_name: {{ password | default('none') }}
+"""
 
 
 class Watcher(threading.Thread):
@@ -99,22 +118,6 @@ def own_broker_url() -> str:
     return ""
 
 
-def broker_passwords(site: Endpoint, ids: list[str]) -> list[str]:
-    """Return what the relay derives for these accounts, of any generation so far."""
-    secret = (site.relay.data_dir / "keys" / "broker-secret").read_bytes().strip()
-    names = [
-        f"{kind}.{one}:{generation}" for one in ids for kind in ("ep", "uep", "sdk") for generation in range(4)
-    ]
-    return [hmac.new(secret, name.encode(), hashlib.sha256).hexdigest() for name in names]
-
-
-def seal_keys(site: Endpoint, ids: list[str]) -> list[str]:
-    """Return what the relay derives for these to seal with."""
-    seals = Seals(Keys(site.relay.data_dir).broker_secret)
-    kinds = (seals.endpoint_key, seals.uep_key, lambda one, _seals: seals.sdk_key(one))
-    return [key(one, 1).reveal() for one in ids for key in kinds]
-
-
 def live(site: Endpoint, sdk_env: SdkEnv) -> tuple[list[str], list[str]]:
     """Let everything happen that can; return what users were told, and the ids of all who have accounts."""
     told: list[str] = []
@@ -136,6 +139,11 @@ def live(site: Endpoint, sdk_env: SdkEnv) -> tuple[list[str], list[str]]:
         expect_failure(lambda: executor.submit(fail).result(WAIT_S))
         expect_failure(lambda: executor.submit(crash).result(WAIT_S))
         told.append(repr(executor))
+    for engine in ("ProcessPoolEngine", "parsl"):
+        with by_source(site.id, user_endpoint_config={"password": OPTION, "engine": engine}) as executor:
+            executor.submit(process_id).result(WAIT_S)
+            expect_failure(lambda ex=executor: ex.submit(fail).result(WAIT_S))  # type: ignore[misc]
+    ids += [one["uep_id"] for one in site.user_endpoints()]
     for options in ({"password": {"x": OPTION}}, {"password": OPTION, "number": "x"}):
         with by_source(site.id, user_endpoint_config=options) as executor:
             expect_failure(lambda ex=executor: ex.submit(process_id).result(WAIT_S))  # type: ignore[misc]
@@ -144,7 +152,8 @@ def live(site: Endpoint, sdk_env: SdkEnv) -> tuple[list[str], list[str]]:
         expect_failure(lambda: executor.submit(process_id).result(WAIT_S))
     kill_9(titled(f"mep gate: {site.name}")[0])
     until(lambda: site.status()["broker"]["state"] == "connected", "there is a gate again")
-    told.append(site.mep("status", site.name).stdout)
+    for command in (["status", site.name], ["diagnose"]):
+        told += [site.mep(*command, *form).stdout for form in ([], ["--json"])]
     return told, ids
 
 
@@ -164,7 +173,7 @@ def test_no_secret_shows_anywhere(endpoint: MakeEndpoint, sdk_env: SdkEnv, watch
     told, more = live(site, sdk_env)
     low = sdk_env("lowuid@example.org")["MEP_TOKEN"]
     until(lambda: titled("mep gate: secretive"), "all run")
-    mine = next(Path("/home/alice/.local/state/mep").iterdir())
+    places = {"what is in /run/mep": "\n".join(files_below(Path("/run/mep")).values())}
     site.mep("stop", "secretive")
     watcher.stop()
     keys = site.relay.data_dir / "keys"
@@ -177,28 +186,28 @@ def test_no_secret_shows_anywhere(endpoint: MakeEndpoint, sdk_env: SdkEnv, watch
         "broker passwords": broker_passwords(site, [*ids, *more]),
         "keys of seals": seal_keys(site, [*ids, *more]),
     }
-    relay_log = site.relay.program.text() if site.relay.program else ""
-    places = {
-        "the relay's log": relay_log,
-        "the daemon's log": site.log_text(),
-        "the audit log": (site.state_dir / "audit.log").read_text(),
-        "the user's log": (mine / "endpoint.log").read_text() + (mine / "output.log").read_text(),
+    places |= {
         "what users were told": "\n".join(told),
         "reprs": "\n".join(shown),
         "titles": "\n".join(title.decode(errors="replace") for title in watcher.titles),
         "environments": "\n".join(one.decode(errors="replace") for one in watcher.environments),
     }
-    assert all(places[name] for name in places if name != "environments")
+    assert all(places[name] for name in places if name not in ("environments", "what is in /run/mep"))
     assert any(b"mep gate: secretive" in title for title in watcher.titles)
-    found = [
-        f"{what} in {where}"
-        for where, text in places.items()
-        for what, values in secrets.items()
-        if any(value in text for value in values)
-    ]
-    assert found == []
-    others = ("the relay's log", "the daemon's log", "the audit log", "titles", "environments")
-    assert [where for where in others if OPTION in places[where]] == [], "an option is the user's own"
+    written = files_below(site.config_dir, Path("/home/alice"), site.relay.data_dir, but=(keys,))
+    written |= files_below(Path("/tmp"), Path("/run/mep"))
+    logs = {path: text for path, text in written.items() if path.endswith(".log") or ".log." in path}
+    assert site.relay.program is not None
+    logs["relay.log"] = site.relay.program.text()
+    brokers = files_below(*Path("/var/tmp").glob("mep-broker-*"))
+    logs |= {path: text for path, text in brokers.items() if path.endswith(".log")}
+    for wanted in LOGS:
+        assert any(wanted in path and logs[path] for path in logs), (wanted, sorted(logs))
+    assert findings(secrets, places | written | logs) == []
+    assert findings(secrets, {"planted": f"a line with {secrets['tokens'][0]} in it"}) == ["tokens in planted"]
+    others = {path: text for path, text in (places | logs).items() if "/home/alice/" not in path}
+    others = {where: text for where, text in others.items() if where not in ("what users were told", "reprs")}
+    assert [where for where, text in others.items() if OPTION in text] == [], "an option is the user's own"
 
 
 def test_broker_passwords_are_what_the_search_looks_for(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
