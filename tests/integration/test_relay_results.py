@@ -150,15 +150,6 @@ def test_a_status_report_on_the_results_queue_counts(scene: Scene) -> None:
     until(lambda: state() != "up", "the goodbye was heard")
 
 
-def test_a_high_assurance_endpoint_s_results_are_marked_to_be_fetched(site: MakeEndpoint, alice: Http) -> None:
-    endpoint = site(high_assurance=True)
-    submitted = alice.submit(endpoint.id, alice.function())
-    with endpoint.start_uep() as uep, closing(stream(alice, submitted)) as reader:
-        uep.answer(uep.take().task_id)
-        assert reader.result() is not None
-        assert reader.properties.headers == {"high_assurance": True}
-
-
 def test_without_create_queue_results_are_kept_and_not_pushed(site: MakeEndpoint, alice: Http) -> None:
     endpoint = site()
     submitted = alice.submit(endpoint.id, alice.function(), create_queue=False)

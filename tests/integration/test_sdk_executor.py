@@ -16,6 +16,7 @@ from mep import (
 from mep.base.codes import Code
 from mep.base.errors import InputError
 from mep.base.ids import new_id
+from mep.base.secrets import Secret
 from mep.sdk import asking
 from mep.serialize import AllCodeStrategies, JSONData, Serializer
 from mep.wire.envelope import Result, encode
@@ -177,10 +178,28 @@ def test_a_result_that_cannot_be_read_fails_its_future_and_tells_both_versions(
     assert "Python 3.8.1 at the worker" in str(warned[0].message)
 
 
-def test_results_marked_high_assurance_are_fetched_over_http(executor: MakeExecutor, small: SmallRelay) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+def test_results_marked_high_assurance_are_fetched_over_http(
+    executor: MakeExecutor, small: SmallRelay, sealed: bool
+) -> None:
     small.faults.high_assurance = True
+    small.seal_key = Secret("ab" * 32) if sealed else None
+    ex = executor()
+    assert [future.result(SOON_S) for future in [ex.submit(double, n) for n in range(300)]] == [
+        2 * n for n in range(300)
+    ]
+    assert 1 <= small.count("/v2/batch_status") < 30, "many in one question"
+    with pytest.raises(TaskExecutionFailed, match="oh no"):
+        ex.submit(fail_with, "oh no").result(SOON_S)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_result_that_could_not_be_fetched_or_came_before_the_answer_is_fetched_soon(
+    executor: MakeExecutor, small: SmallRelay, first: bool
+) -> None:
+    small.faults.high_assurance, small.faults.results_first = True, first
+    small.faults.statuses["/v2/batch_status"] = [(404, {})] * 2
     assert executor().submit(double, 4).result(SOON_S) == 8
-    assert small.count("/v2/batch_status") >= 1
 
 
 def test_without_a_broker_results_come_over_http(

@@ -238,3 +238,22 @@ def forge(
         for state in ({"active": False}, {"error": "forged", "active": False}, {"heartbeat_period": 0}):
             report = envelope.encode(StatusReport(endpoint_id=about, global_state=state))
             recorder.say(topology.HEARTBEATS, f"{sender}.heartbeats", report)
+
+
+def test_results_of_a_high_assurance_endpoint_pass_no_queue_of_a_submitter(
+    relay: Relay, endpoint: MakeEndpoint, sdk_env: SdkEnv, recorder: Recorder
+) -> None:
+    site, seals = endpoint("assured", config={"high_assurance": True}), Seals(Keys(relay.data_dir).broker_secret)
+    sdk_env(ALICE)
+    with readable(site.id) as executor:
+        assert executor.submit(backwards, "PLANTED-ARGUMENT").result(WAIT_S) == "TNEMUGRA-DETNALP"
+        with pytest.raises(TaskExecutionFailed, match="PLANTED-ERROR"):
+            executor.submit(fails_with, "PLANTED-ERROR").result(WAIT_S)
+        group = executor.task_group_id
+    (prefix,) = {m.routing_key.removesuffix(str(group)) for m in recorder.record() if m.exchange == ""}
+    opener = seals.deliveries(prefix.split(".")[1], str(group))
+    told = [envelope.decode(opener.open(m.body)[1]) for m in recorder.messages if m.exchange == ""]
+    assert len(told) == 2
+    for message in told:
+        assert isinstance(message, Result)
+        assert message == envelope.announcement(message.task_id)

@@ -186,7 +186,7 @@ def revoke(data_dir: Path, database_url: str, identity: str) -> None:
 @relay.command("rotate-key")
 @_data_dir_option
 def rotate_key(data_dir: Path) -> None:
-    """Make a new key for start commands. The relay uses it after its next start, for endpoints that registered since."""
+    """Make a new key for start commands. Restart the relay then; endpoints learn it when they register next."""
     from mep.relay.auth.keys import add_start_key
 
     click.echo(f"made {add_start_key(data_dir.absolute())}; it signs after the relay's next start")

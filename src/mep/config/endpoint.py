@@ -41,7 +41,7 @@ class EndpointConfig(Settings):
     email: str | None = setting(None, "Where users reach the administrators.", example="hpc-help@site.example")
     high_assurance: bool = setting(
         default=False,
-        description="Handle data by the stock endpoint's high-assurance rules: results are fetched, not pushed.",
+        description="Results are fetched over HTTPS, not pushed: no queue of a submitter holds any of them.",
     )
     amqp_port: Port | None = setting(None, "Use this broker port instead of the one the relay names.")
     require_signed_commands: bool | None = setting(

@@ -20,7 +20,8 @@ from mep.relay.settings import Settings
 from mep.relay.starts import Starts
 from mep.relay.store import Store, tasks
 from mep.relay.store.tasks import Group, Parked
-from mep.wire.envelope import HEADER_FUNCTION, HEADER_RESOURCES, HEADER_SERIALIZERS, HEADER_TASK
+from mep.wire import envelope
+from mep.wire.envelope import HEADER_FUNCTION, HEADER_RESOURCES, HEADER_SERIALIZERS, HEADER_TASK, Result
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +102,23 @@ class Dispatch:
     async def _forward(self, message: Parked) -> None:
         identity_id, _, group_id = message.target.partition("/")
         group = await self._store.read_much(lambda c: tasks.find_group(c, group_id))
-        body = message.body
-        if group is not None and group.seals:
+        body, sealed = message.body, group is not None and group.seals
+        assured = await self._assured(body)
+        if assured:
+            body = assured
+        if sealed:
             body = self._seals.deliveries(identity_id, group_id).seal(body)
-        await self._broker.publish_results(identity_id, group_id, [body])
+        marked = bool(assured) and not sealed
+        await self._broker.publish_results(identity_id, group_id, [body], high_assurance=marked)
+
+    async def _assured(self, body: bytes) -> bytes:
+        """Return what is pushed instead of a result that is to be fetched; b"" for others."""
+        result = envelope.decode(body)
+        assert isinstance(result, Result)
+        state = (await self._store.read_much(lambda c: tasks.states(c, [result.task_id]))).get(result.task_id)
+        if state is None or not (state.assured or self._fleet.high_assurance(state.uep_id)):
+            return b""
+        return envelope.encode(envelope.announcement(result.task_id))
 
     async def _publish(self, uep: Uep, group: Group, messages: Sequence[OutgoingTask]) -> None:
         if group.has_queue:

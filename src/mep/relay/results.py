@@ -63,7 +63,9 @@ OnReport = Callable[[str, StatusReport], None]
 
 class Results:
     """`on_report` gets the status reports that old endpoints send through the results queue; `on_settled` how many
-    tasks of which user endpoint ended; `high_assurance` tells whether its clients fetch results themselves."""
+    tasks of which user endpoint ended; `high_assurance` tells whether its clients fetch results themselves, as the
+    task itself may (its endpoint was so when it was submitted). Then no group's queue has anything of the result.
+    """
 
     def __init__(
         self,
@@ -101,7 +103,9 @@ class Results:
             done = [state for state in states.values() if state.body is not None]
             arrived = [Arrived(task_id=state.id, sender="", body=b"") for state in done]
             where = (group.id, group.identity_id, True)
-            verdicts = [Stored("again", state.uep_id, *where, state.body, group.seals) for state in done]
+            verdicts = [
+                Stored("again", one.uep_id, *where, one.body, group.seals, assured=one.assured) for one in done
+            ]
             await self._forward(arrived, verdicts)
 
     async def settle(self, failures: Sequence[Result]) -> None:
@@ -179,15 +183,19 @@ class Results:
     async def _forward(self, arrived: Sequence[Arrived], verdicts: Sequence[Stored]) -> None:
         """Hand new results to the queues of their groups; returns when the broker has them."""
         now = int(time.time())
-        by_queue: dict[tuple[str, str, bool], list[bytes]] = {}
+        by_queue: dict[tuple[str, str, bool], list[bytes]] = {}  # True: the header says what the body is
         seals = self._seals.deliveries
         due: set[str] = set()
         for one, stored in zip(arrived, verdicts, strict=True):
             body = one.body if stored.verdict == "new" else stored.body
             if stored.has_queue and body is not None and stored.verdict in ("new", "again"):
-                key = (stored.identity_id, stored.group_id, self._high_assurance(stored.uep_id))
-                sealed = seals(stored.identity_id, stored.group_id).seal(body) if stored.seals else body
-                by_queue.setdefault(key, []).append(sealed)
+                assured = stored.assured or self._high_assurance(stored.uep_id)
+                if assured:
+                    body = envelope.encode(envelope.announcement(one.task_id))
+                if stored.seals:
+                    body = seals(stored.identity_id, stored.group_id).seal(body)
+                key = (stored.identity_id, stored.group_id, assured and not stored.seals)
+                by_queue.setdefault(key, []).append(body)
                 due.add(one.task_id)
         self._owed |= due
         sends: list[Awaitable[None]] = [

@@ -303,11 +303,9 @@ def _what_selects(runtime: Any) -> dict[str, Any]:
 def _storing(
     uep: Uep, group: Group, ids: Mapping[str, list[str]], submit: StoredSubmit, *, group_changed: bool
 ) -> Any:
-    rows = [
-        {"id": task, "group_id": group.id, "uep_id": uep.id, "function_id": function, "created": submit.created}
-        for function, some in ids.items()
-        for task in some
-    ]
+    told = {"group_id": group.id, "uep_id": uep.id, "created": submit.created}
+    told["assured"] = int(uep.core.high_assurance)
+    rows = [{"id": task, "function_id": function, **told} for function, some in ids.items() for task in some]
 
     def job(connection: Connection) -> None:
         if not uep.stored:

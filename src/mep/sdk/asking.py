@@ -25,6 +25,7 @@ _QUIET_FIRST_S: Final = 60.0
 _QUIET_MOST_S: Final = 600.0
 _HINT_FIRST_S: Final = 0.05
 _HINT_MOST_S: Final = 5.0
+_AT_ONCE: Final = 100  # results that are fetched in one answer: each may be large
 _HINTS_MOST: Final = 10_000  # tasks; above it all are asked for
 _MISSING_MOST: Final = 3  # answers in a row that do not know a task: then it is gone
 
@@ -50,6 +51,8 @@ class Asking:
         self._hinted: set[str] | None = set()  # None: any task may have its result
         self._hint_s = _HINT_FIRST_S
         self._hint_timer: asyncio.TimerHandle | None = None
+        self._following = False  # hints: one question at a time
+        self._owed: set[str] = set()  # tasks whose results are there, and are to be fetched
 
     def wake(self) -> None:
         """Something changed: think again about when to ask."""
@@ -59,11 +62,10 @@ class Asking:
         """The stream delivered something: it is alive."""
         self._last_news = self._loop.time()
 
-    def ask(self, task_ids: Iterable[str] | None) -> None:
-        """Ask now for these tasks; None: for all."""
-        task = self._loop.create_task(self._ask(list(task_ids) if task_ids else self._pending.task_ids()))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    def fetch(self, task_id: str) -> None:
+        """The relay has this task's result and does not push it: it is asked until it is here."""
+        self._owed.add(task_id)
+        self.hint([task_id])
 
     def hint(self, task_ids: Iterable[str] | None) -> None:
         """Somebody says that these (None: some) have results. It may be anybody: soon the relay is asked; whoever
@@ -72,26 +74,37 @@ class Asking:
             self._hinted = None
         else:
             self._hinted.update(task_ids)
-        if self._hint_timer is None:
+        if self._hint_timer is None and not self._following:
             self._hint_timer = self._loop.call_later(self._hint_s, self._follow_hints)
 
     def _follow_hints(self) -> None:
         self._hint_timer = None
+        submitting = self._pending.submitting  # asked first: what ends meanwhile is among those that wait
         waiting, hinted = self._pending.task_ids(), self._hinted
         asked = waiting if hinted is None else [task for task in waiting if task in hinted]
         self._hinted = set()
-        if self._pending.submitting:  # some may be of tasks whose ids we have not been told yet
-            self.hint(None if hinted is None else hinted.difference(asked))
         if asked:
+            self._following = True
             task = self._loop.create_task(self._ask_for_hints(asked))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+        if submitting:  # some may be of tasks whose ids we have not been told yet
+            self.hint(None if hinted is None else hinted.difference(asked))
+        else:
+            self._owed.intersection_update(waiting)
 
     async def _ask_for_hints(self, task_ids: list[str]) -> None:
         before = len(self._pending.futures())
-        await self._ask(task_ids)
+        try:
+            for start in range(0, len(task_ids), _AT_ONCE):
+                await self._ask(task_ids[start : start + _AT_ONCE])
+        finally:
+            self._following = False
         useful = len(self._pending.futures()) < before
         self._hint_s = _HINT_FIRST_S if useful else min(2 * self._hint_s, _HINT_MOST_S)
+        self._owed.difference_update([task for task in task_ids if self._pending.find(task) is None])
+        if self._owed or self._hinted is None or self._hinted:
+            self.hint(self._owed)
 
     async def run(self) -> None:
         """Never returns; cancel it."""

@@ -27,7 +27,7 @@ from mep.sdk.http import not_understood
 from mep.sdk.outcome import of_message
 from mep.sdk.pending import Pending
 from mep.serialize import Serializer
-from mep.wire.envelope import Result, decode
+from mep.wire.envelope import Result, decode, is_announcement
 
 if TYPE_CHECKING:
     from mep.broker import BrokerConnection, Consumer, Delivery, State
@@ -215,10 +215,8 @@ class ResultStream:
                 log.warning("%s: a message that is no result was put aside: %s", self._name, error)
         if content is None:
             self._asking.hint([message.task_id] if isinstance(message, Result) else None)
-        elif delivery.headers.get("high_assurance"):
-            # such results do not travel by the broker: the message only says that there is one
-            known = isinstance(message, Result)
-            self._asking.ask([message.task_id] if isinstance(message, Result) and known else None)
+        elif isinstance(message, Result) and (delivery.headers.get("high_assurance") or is_announcement(message)):
+            self._asking.fetch(message.task_id)  # it does not travel by the broker: the message only says so
         elif isinstance(message, Result):
             timestamp = delivery.properties.timestamp
             self._complete(message, str(timestamp) if timestamp else "")

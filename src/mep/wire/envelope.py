@@ -58,6 +58,16 @@ class Result(Struct, frozen=True, kw_only=True):
     task_statuses: list[Transition] | None = None
 
 
+def announcement(task_id: str) -> Result:
+    """Return what tells that there is a result, and nothing of it: whoever waits for it fetches it."""
+    return Result(task_id=task_id, data="")
+
+
+def is_announcement(result: Result) -> bool:
+    """Tell whether the result itself is elsewhere; a serialized value is never empty."""
+    return not result.data and result.error_details is None
+
+
 class StatusReport(Struct, frozen=True, kw_only=True):
     """A sign of life, an end, or a failure notice of an endpoint or a user endpoint.
 

@@ -120,6 +120,7 @@ tasks = Table(
     Column("function_id", Text, nullable=False),
     Column("created", Float, nullable=False),
     Column("done", Float),
+    Column("assured", Integer, nullable=False, default=0),  # of a high-assurance endpoint: its result is fetched
 )
 #: Finding what a user endpoint still owes must not cost more as history grows.
 Index("tasks_open", tasks.c.uep_id, sqlite_where=text("done IS NULL"), postgresql_where=text("done IS NULL"))
@@ -157,6 +158,7 @@ ADDED = (
     ("endpoints", "seals", "INTEGER NOT NULL DEFAULT 0"),
     ("endpoints", "stamped", "FLOAT NOT NULL DEFAULT 0"),
     ("endpoints", "start_key", "TEXT NOT NULL DEFAULT ''"),
+    ("tasks", "assured", "INTEGER NOT NULL DEFAULT 0"),
     ("task_groups", "seals", "INTEGER NOT NULL DEFAULT 0"),
     ("ueps", "stamped", "FLOAT NOT NULL DEFAULT 0"),
 )

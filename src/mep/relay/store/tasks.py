@@ -46,6 +46,7 @@ class TaskState(NamedTuple):
     done: float | None
     body: bytes | None
     uep_id: str = ""
+    assured: bool = False  # its result is fetched, not pushed
 
 
 class Arrived(Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class Stored(NamedTuple):
     has_queue: bool = False
     body: bytes | None = None  # "again": the one that counts
     seals: bool = False  # the group takes it sealed
+    assured: bool = False  # its result is fetched, not pushed
 
 
 # made once: to make one anew for each task costs as long as the database takes for it
@@ -134,6 +136,7 @@ _states = (
         tasks.c.done,
         results.c.body,
         tasks.c.uep_id,
+        tasks.c.assured,
     )
     .join(task_groups, task_groups.c.id == tasks.c.group_id)
     .outerjoin(ueps, ueps.c.id == tasks.c.uep_id)
@@ -147,7 +150,7 @@ def states(connection: Connection, task_ids: Sequence[str]) -> dict[str, TaskSta
     found: dict[str, TaskState] = {}
     for start in range(0, len(task_ids), 500):
         for row in connection.execute(_states, {"ids": task_ids[start : start + 500]}):
-            found[row[0]] = TaskState(*row)
+            found[row[0]] = TaskState(*row[:-1], bool(row[-1]))
     return found
 
 
@@ -160,6 +163,7 @@ _owners = (
         task_groups.c.identity_id,
         task_groups.c.has_queue,
         task_groups.c.seals,
+        tasks.c.assured,
     )
     .join(task_groups, task_groups.c.id == tasks.c.group_id)
     .where(tasks.c.id.in_(bindparam("ids", expanding=True)))
@@ -188,7 +192,7 @@ def store_results(connection: Connection, arrived: Sequence[Arrived]) -> list[St
         else:
             fresh[one.task_id] = one.body
         where = (row.uep_id, row.group_id, row.identity_id, bool(row.has_queue))
-        verdicts.append(Stored(verdict, *where, body, bool(row.seals)))
+        verdicts.append(Stored(verdict, *where, body, bool(row.seals), bool(row.assured)))
     if fresh:
         connection.execute(_new_results, [{"task_id": i, "body": body} for i, body in fresh.items()])
         connection.execute(_finish, [{"task": i, "at": now} for i in fresh])
