@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from mep.base.exits import Exit
 from mep.daemon.controlclient import ask
 from mep.priv import cgroup
 from mep.wire.control import Request
+from mep.wire.privsep import Note
 from support.endpoint import Endpoint
 from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
 from support.rigs import MakeEndpoint, SdkEnv
@@ -162,6 +169,69 @@ def test_a_user_endpoint_that_is_killed_takes_its_processes_and_its_cgroup_with_
     assert len(boxes("uepkill")) == 1
     site.mep("stop-user", "uepkill", "alice")
     until(lambda: not boxes("uepkill"), "the same after a clean end")
+
+
+def give_away(name: str) -> None:
+    """Runs in the user endpoint: give whoever listens at `name` the socket to the monitor; die when told."""
+    import os
+    import signal
+    import socket
+
+    for entry in os.listdir("/proc/self/fd"):
+        if os.path.exists(f"/proc/self/fd/{entry}") and "socket:" in os.readlink(f"/proc/self/fd/{entry}"):
+            one = socket.socket(fileno=os.dup(int(entry)))
+            if one.type == socket.SOCK_SEQPACKET:
+                other = socket.socket(socket.AF_UNIX)
+                other.connect("\0" + name)
+                socket.send_fds(other, [b"x"], [one.fileno()])
+                other.recv(1)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ended(site: Endpoint) -> list[int]:
+    """The user endpoints whose end is written down."""
+    lines = map(json.loads, (site.state_dir / "audit.log").read_text().splitlines())
+    return [line["pid"] for line in lines if line["event"] == "uep-ended"]
+
+
+_TALKS_ON = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    sock.send(bytes.fromhex(sys.argv[2]))
+"""
+
+
+def test_an_accomplice_who_holds_the_socket_to_the_monitor_and_talks_on_delays_no_end(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    site = endpoint("held")
+    note = msgspec.msgpack.encode(Note(state="still here"))
+    sdk_env("alice@example.org")
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(f"\0mep-held-{os.getpid()}")
+        server.listen()
+        server.settimeout(WAIT_S)
+        executor = stack.enter_context(by_source(site.id))
+        executor.submit(give_away, f"mep-held-{os.getpid()}")
+        peer = stack.enter_context(server.accept()[0])
+        _, [fd], _, _ = socket.recv_fds(peer, 1, 1)
+        command = [sys.executable, "-c", _TALKS_ON, str(fd), note.hex()]
+        accomplices = [
+            stack.enter_context(subprocess.Popen(command, pass_fds=[fd], stderr=subprocess.DEVNULL))
+            for _ in range(3)
+        ]
+        [uep] = site.user_endpoints()
+        peer.send(b"x")
+        until(lambda: alive([uep["pid"]]) == [], "alice's process is gone")
+        try:
+            until(lambda: ended(site) == [uep["pid"]], "its end is told", timeout_s=5)
+            assert [one.wait(5) for one in accomplices] == [1, 1, 1], "they hold a socket that leads nowhere"
+        finally:
+            for one in accomplices:
+                one.kill()
+            os.close(fd)
 
 
 def test_a_gate_that_came_back_tells_the_relay_who_dies_with_the_monitor(
