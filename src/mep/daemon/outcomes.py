@@ -7,10 +7,11 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from mep.base.codes import Code
 from mep.base.errors import HostError, MepError, RefusedError
+from mep.daemon.allowance import Allowance
 from mep.daemon.audit import AuditLog
 from mep.daemon.tasklog import TaskLog
 from mep.daemon.ueps import Uep
@@ -35,8 +36,10 @@ class Outcomes:
         happened: Callable[[UepEvent], None],
         audit: AuditLog,
         task_log: TaskLog,
+        later: Callable[[float, Callable[[], None]], Any] = lambda _delay_s, _callback: None,
     ) -> None:
         self._decided, self._happened, self._audit, self._tasks = decided, happened, audit, task_log
+        self._allowance = Allowance(later=later, count=self._count)
         self._refused: dict[
             str, MepError
         ] = {}  # by command: said again if the gate crashed before it was passed on
@@ -70,20 +73,29 @@ class Outcomes:
             self._refused[claims.jti] = error
             if len(self._refused) > _REMEMBERED_REFUSALS:
                 del self._refused[next(iter(self._refused))]
-        log.warning("request %s (%s): refused: %s", request_id, who, error.for_admin())
-        self._audit.write(
-            "start-refused",
-            request_id=request_id,
-            identity=claims.sub if claims is not None else "",
-            username=who,
-            uep=claims.uep if claims is not None else "",
-            code=error.code.value,
-            why=error.admin_text,
-        )
-        self._show(request_id, error, who)
+        identity = claims.sub if claims is not None else ""
+        if self._allowance.take("start-refused", identity, error.code.value):
+            log.warning("request %s (%s): refused: %s", request_id, who, error.for_admin())
+            self._audit.write(
+                "start-refused",
+                request_id=request_id,
+                identity=identity,
+                username=who,
+                uep=claims.uep if claims is not None else "",
+                code=error.code.value,
+                why=error.admin_text,
+            )
+            self._show(request_id, error, who)
         self._decided(
             Decision(request_id=request_id, verdict="refused", code=error.code.value, user_text=user_text(error))
         )
+
+    def _count(self, event: str, identity: str, codes: dict[str, int]) -> None:
+        """So many more lines there would have been."""
+        count = sum(codes.values())
+        told = ", ".join(f"{code} {number} times" for code, number in codes.items() if code)
+        log.warning("%s: %d more of %s%s", event, count, identity or "not verified", f": {told}" if told else "")
+        self._audit.write(f"{event}-more", identity=identity, count=count, codes=codes)
 
     def dismissed(self, message: Dismissed) -> None:
         """The gate has refused a command, unverified, and has logged it: `mep status` shows it, too."""
@@ -112,13 +124,14 @@ class Outcomes:
 
     def runs_already(self, wish: Wish) -> None:
         """The command is for a user endpoint that lives: it has the newer credentials now."""
-        self._audit.write(
-            "start-refreshed",
-            request_id=wish.request_id,
-            identity=wish.claims.sub,
-            username=wish.claims.username,
-            uep=wish.claims.uep,
-        )
+        if self._allowance.take("start-refreshed", wish.claims.sub):
+            self._audit.write(
+                "start-refreshed",
+                request_id=wish.request_id,
+                identity=wish.claims.sub,
+                username=wish.claims.username,
+                uep=wish.claims.uep,
+            )
         self._decided(Decision(request_id=wish.request_id, verdict="running"))
 
     def overtaken(self, wish: Wish) -> None:
@@ -138,6 +151,7 @@ class Outcomes:
 
     def stop(self) -> None:
         """The daemon ends."""
+        self._allowance.end_window()
         self._tasks.stop()
 
     def ended(self, uep: Uep, error: MepError | None) -> None:
