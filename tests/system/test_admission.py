@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mep import Client
-from mep.base.codes import Code, next_step
+from mep.base.codes import Code
 from mep.base.ids import new_id
 from mep.daemon.controlclient import ask
 from mep.sdk.errors import ComputeAPIError, TaskExecutionFailed
@@ -22,7 +22,7 @@ from mep.wire.control import Request
 from support.endpoint import Endpoint
 from support.program import clean_environment
 from support.program import run as run_program
-from support.remote import WAIT_S, by_source, process_id, refusal
+from support.remote import WAIT_S, assert_refused, by_source, process_id, refusal
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
@@ -60,12 +60,6 @@ def groups() -> list[int]:
 
 def run(command: list[str]) -> None:
     run_program(command, env=clean_environment())
-
-
-def assert_refused(text: str, code: Code) -> None:
-    """The code comes first, and the next step is said once."""
-    assert text.startswith(code.value), text
-    assert text.count(next_step(code).user) == 1, text
 
 
 def set_rules(site: Endpoint, **rules: Any) -> None:

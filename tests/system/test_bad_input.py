@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from mep.base.codes import Code
 from mep.base.exits import Exit
 from mep.base.ids import new_id
 from support.endpoint import Endpoint
 from support.program import Program, mep
 from support.relay import Relay, free_port
-from support.remote import WAIT_S, alive, by_source, escape, process_id, refusal, titled
+from support.remote import WAIT_S, alive, assert_refused, by_source, escape, process_id, refusal, titled
 from support.rewriting import rewriting
 from support.rigs import MakeEndpoint, SdkEnv
 from support.shiftedclock import shifted
@@ -86,13 +87,13 @@ def test_an_audit_log_that_cannot_be_written_stops_new_work_until_it_can(
     works(site)
     ballast = fill(small_disk, up_to=small_disk / "audit.log")
     text = refusal(site, user_endpoint_config={"n": 1})
-    assert text.startswith("AUDIT_UNWRITABLE")
+    assert_refused(text, Code.AUDIT_UNWRITABLE)
     assert str(small_disk) not in text
     assert site.status()["problems"][0].startswith("AUDIT_UNWRITABLE")
     assert f"takes no work: AUDIT_UNWRITABLE: The audit log {small_disk}/audit.log" in printed(site)
     assert "No space left" in printed(site)
     # the one that runs takes no more work either: it leaves, so that whoever asks for it hears why
-    assert refusal(site, user_endpoint_config={}).startswith("AUDIT_UNWRITABLE")
+    assert_refused(refusal(site, user_endpoint_config={}), Code.AUDIT_UNWRITABLE)
     ballast.unlink()
     assert site.status()["problems"] == []
     works(site, n=1)

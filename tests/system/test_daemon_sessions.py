@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from mep.base.codes import Code
 from support.program import Program, mep
-from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, refusal, titled
+from support.remote import WAIT_S, alive, assert_refused, by_source, escape, kill_9, process_id, refusal, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
@@ -108,7 +109,7 @@ def test_a_pam_session_lives_as_long_as_the_user_process(
     until(lambda: sessions.read_text().endswith("close_session alice\n"), "the session is closed")
     sdk_env("nologin@example.org")
     text = refusal(site)
-    assert "PAM_REFUSED" in text
+    assert_refused(text, Code.PAM_REFUSED)
     assert "shell" not in text
 
 
@@ -132,8 +133,11 @@ def test_pam_sessions_are_closed_at_the_daemons_end(
 def test_an_unknown_pam_service_refuses_everybody_and_says_which(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
     site = endpoint("nopam", config={"pam": {"enable": True, "service_name": "no-such-service"}})
     sdk_env("alice@example.org")
-    assert "PAM_REFUSED" in refusal(site)
+    assert_refused(refusal(site), Code.PAM_REFUSED)
+    [shown] = site.status()["last_refusals"]
+    assert (shown["code"], "no-such-service" in shown["text"]) == ("PAM_REFUSED", True)
     assert "no-such-service" in site.log_text()
+    assert "Traceback" not in site.log_text()
 
 
 def start_without_cgroups(site: Any) -> None:

@@ -13,12 +13,13 @@ import pika
 import pytest
 import urllib3
 
+from mep.base.codes import Code
 from mep.host.waiting import waits_for_files
 from mep.relay.brokeraddress import BrokerAddress
 from mep.sdk.errors import TaskExecutionFailed
 from support.hangingfs import Freezer, freezable_home, silent_home
 from support.relay import Relay
-from support.remote import WAIT_S, by_source, process_id, titled
+from support.remote import WAIT_S, assert_refused, by_source, process_id, titled
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
@@ -46,7 +47,7 @@ def test_a_home_that_hangs_costs_its_user_the_start_and_nobody_else_anything(
             assert not hanging.done(), "nobody waits for another"
             with pytest.raises(TaskExecutionFailed) as caught:
                 hanging.result(WAIT_S)
-            assert str(caught.value).startswith("START_TIMEOUT")
+            assert_refused(str(caught.value), Code.START_TIMEOUT)
             assert "file system" in str(caught.value)
             assert [uep["state"] for uep in site.user_endpoints() if uep["user"] == "alice"] == ["stuck"]
             with pytest.raises(TaskExecutionFailed) as caught:
