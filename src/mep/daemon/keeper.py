@@ -302,7 +302,7 @@ class Keeper:
         self._tell_end(uep, uep.killed_because)
         waiting = uep.wishes.take_next(by_itself=False)
         if waiting is not None:
-            self._outcomes.refused(waiting.request_id, stuck("has not ended"), waiting.claims)
+            self._outcomes.refused(waiting.request_id, uep.killed_because, waiting.claims)
             waiting.close()
         self._maybe_empty()
 
