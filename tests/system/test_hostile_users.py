@@ -114,7 +114,7 @@ def test_nobody_leaves_their_cgroup(site: Endpoint, sdk_env: SdkEnv) -> None:
     path = next(
         line[3:] for line in Path(f"/proc/{bob}/cgroup").read_text().splitlines() if line.startswith("0::")
     )
-    others = [mount + path, str(Path(mount + path).parent / "gate")]
+    others = [mount + path, str(Path(mount + path).parent / "gate-1")]
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
         assert executor.submit(hostile.leave_cgroup, others).result(WAIT_S) == []

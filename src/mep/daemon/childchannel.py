@@ -51,6 +51,7 @@ class ChildChannel(_OURS):
             pass  # the other end is closed
 
     def close(self) -> None:
+        """OSError if the kernel refuses the process that this may take: nothing is closed then, try again."""
         self.hang_up()
         if self._kernel_refuses or not self._look()[0]:
             self.sock.close()

@@ -198,7 +198,7 @@ class Gate:
             self._line.tell_ended(event)
 
     def _on_running(self, message: Running, _fd: int | None) -> None:
-        self._running = set(message.uep_ids)
+        self._running |= set(message.uep_ids)  # said in parts, to a gate that starts
 
     def _on_reregister(self, _message: Reregister, fd: int | None) -> None:
         if fd is None:

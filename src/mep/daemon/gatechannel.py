@@ -7,6 +7,7 @@ TCP socket that lingers, a file of a user's own file system), and the monitor wa
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import socket
@@ -30,11 +31,22 @@ class GateChannel(_OURS):
         sock.settimeout(0.0)
 
     def receive(self) -> tuple[GateToMonitor, int | None] | None:
-        """As Channel.receive; HostError(INTERNAL) for a descriptor that is not wanted: it stays where it is."""
+        """As Channel.receive; HostError(INTERNAL) for a descriptor that is not wanted: it stays where it is.
+
+        OSError(EMFILE): our own table has no room for it.
+        """
         self._look()
         return super().receive()
 
+    def hang_up(self) -> None:
+        """Let nobody send any more; what is there can still be received."""
+        try:
+            self.sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # the other end is closed
+
     def close(self) -> None:
+        """OSError if the kernel refuses the process that this takes: nothing is closed then, try again."""
         close_apart(self.sock)
 
     def _look(self) -> None:
@@ -47,6 +59,8 @@ class GateChannel(_OURS):
         fds = array.array("i")
         for _level, _kind, data in ancillary:
             fds.frombytes(data)
+        if flags & socket.MSG_CTRUNC and not fds:
+            raise OSError(errno.EMFILE, "no room for a descriptor: raise LimitNOFILE= of the service")
         try:
             if flags & socket.MSG_CTRUNC:
                 raise HostError(Code.INTERNAL, "A message of another process has too many descriptors.")

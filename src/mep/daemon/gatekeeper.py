@@ -19,12 +19,15 @@ from mep.daemon.gatechannel import GateChannel
 from mep.daemon.gatesettings import GateSettings, RunGate
 from mep.daemon.gatevoice import GateVoice, make_pipe
 from mep.daemon.loop import READ, WRITE, Loop, Timer
+from mep.daemon.rate import Rate
 from mep.daemon.settings import Endpoint
 from mep.priv import clone, fds
 from mep.priv.become import Terms, become_user, settle
 from mep.wire.privsep import (
     Decision,
+    Dismissed,
     MonitorToGate,
+    Registered,
     Running,
     Start,
     Stop,
@@ -40,6 +43,16 @@ _STABLE_S: Final = 60.0  # a gate that lived so long starts the back-off anew
 _MOST_KEPT: Final = 10_000
 _GOODBYE_S: Final = 3.0
 _SIGTERM: Final = 15
+_FULL_S: Final = 1.0  # until our table of descriptors is looked at again
+_IDS_AT_ONCE: Final = 1000  # of user endpoints in one message: 40 KB
+#: What it costs to hear the gate, in units of a fresh start command; so much in a row, and so much a second from
+#: then on. A gate at work never comes near that: it has 256 commands undecided at most.
+BURST: Final = 30_000.0
+PER_S: Final = 2000.0
+_COSTS: Final[dict[type, float]] = {Start: 1.0, Dismissed: 1.0, Registered: 500.0}
+_SELDOM: Final = 50.0  # anything else
+#: A start command that no relay has signed, or that was here before, costs so much more.
+DUBIOUS: Final = 100.0
 #: What the gate needs to reach the relay through a site's proxies, and nothing else of the daemon's environment.
 _PASSED_ON: Final = (
     *("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"),
@@ -64,8 +77,10 @@ class Gatekeeper:
         running: Callable[[], list[str]],
         lost: Callable[[str], None],
         gone: Callable[[], None],
-        cgroup_fd: int | None,
+        cgroup_fd: Callable[[], int | None],
+        sweep: Callable[[], None],
     ) -> None:
+        """`cgroup_fd`: where the next gate is cloned into. `sweep`: kill all that one left there."""
         self._loop, self._endpoint, self._run_gate = loop, endpoint, run_gate
         self._settings, self._handlers, self._running, self._lost, self._gone = (
             settings,
@@ -74,7 +89,7 @@ class Gatekeeper:
             lost,
             gone,
         )
-        self._cgroup_fd = cgroup_fd
+        self._cgroup_fd, self._sweep = cgroup_fd, sweep
         self._channel: GateChannel | None = None
         self._child: clone.Child | None = None
         self._voice: GateVoice | None = None
@@ -83,6 +98,9 @@ class Gatekeeper:
         self._started_at = 0.0
         self._stopping = False
         self._deadline: Timer | None = None
+        self._allowance = Rate(burst=BURST, per_s=PER_S)  # of all gates: a crash brings no new one
+        self._paused = False  # it is not heard for now
+        self._behind = False  # it has to read before we can say more
 
     @property
     def pid(self) -> int:
@@ -98,9 +116,9 @@ class Gatekeeper:
         parent = os.getpid()
         try:
             self._child = clone.spawn(
-                lambda: self._be_the_gate(settings, theirs, said, parent), cgroup_fd=self._cgroup_fd
+                lambda: self._be_the_gate(settings, theirs, said, parent), cgroup_fd=self._cgroup_fd()
             )
-        except OSError:
+        except (OSError, HostError):
             ours.close()
             os.close(heard)
             raise
@@ -110,10 +128,13 @@ class Gatekeeper:
         self._voice = GateVoice(self._loop, heard)
         self._channel = GateChannel(ours)
         self._started_at = time.monotonic()
+        self._paused = self._behind = False
         self._loop.watch(self._child.pidfd, self._on_exit)
-        self._loop.watch(ours.fileno(), self._on_message)
+        self._listen()
         kept, self._waiting = self._waiting, deque()
-        self.say(Running(uep_ids=self._running()))
+        ids = self._running()
+        for first in range(0, max(1, len(ids)), _IDS_AT_ONCE):
+            self.say(Running(uep_ids=ids[first : first + _IDS_AT_ONCE]))
         for message, fd in kept:
             self.say(message, fd)
 
@@ -155,26 +176,66 @@ class Gatekeeper:
             try:
                 channel.send(message, fd)
             except BlockingIOError:
-                self._loop.watch(channel.fileno(), self._on_room, READ | WRITE)
+                self._behind = True
+                self._listen()
                 return
             except OSError:
                 return  # it is ending: its pidfd tells
+            except HostError as error:
+                log.error("gate: %s is not said: %s", type(message).__name__, error.for_admin())
             self._waiting.popleft()
             if fd is not None:
                 os.close(fd)
 
+    def _listen(self) -> None:
+        """Wait for what is to be waited for, of the gate that there is."""
+        channel = self._channel
+        if channel is None:
+            return
+        if self._behind:
+            events = WRITE if self._paused else READ | WRITE
+            self._loop.watch(channel.fileno(), self._on_room, events)
+        elif self._paused:
+            self._loop.unwatch(channel.fileno())
+        else:
+            self._loop.watch(channel.fileno(), self._on_message)
+
     def _on_room(self) -> None:
-        """The gate is behind with reading; go on when it can take more."""
-        assert self._channel is not None
-        self._loop.watch(self._channel.fileno(), self._on_message)
+        """The gate was behind with reading; go on when it can take more."""
+        self._behind = False
+        self._listen()
         self._flush()
-        self._on_message()
+        if not self._paused:
+            self._on_message()
+
+    def _pause(self, for_s: float) -> None:
+        """Hear nothing for a while: more waits in the gate's own socket."""
+        channel, self._paused = self._channel, True
+        self._listen()
+
+        def go_on() -> None:
+            if self._channel is channel:
+                self._paused = False
+                self._listen()
+
+        self._loop.call_later(for_s, go_on)
+
+    def charge(self, cost: float) -> None:
+        """What it has just said costs so much more than other messages."""
+        self._allowance.charge(cost)
 
     def _on_message(self) -> None:
         assert self._channel is not None
+        if (wait_s := self._allowance.wait_s()) > 0:
+            self._pause(wait_s)
+            return
         try:
             got = self._channel.receive()
         except BlockingIOError:
+            return
+        except OSError as error:
+            log.error("gate: it cannot be heard now: %s", error)
+            self._pause(_FULL_S)
             return
         except HostError as error:
             log.error("gate: %s; it is killed", error.for_admin())
@@ -185,6 +246,7 @@ class Gatekeeper:
             self._loop.unwatch(self._channel.fileno())
             return
         message, fd = got
+        self._allowance.charge(_COSTS.get(type(message), _SELDOM))
         if fd is not None and not isinstance(message, Start):
             os.close(fd)  # nothing else has one; kept, they would fill our table
             fd = None
@@ -195,21 +257,40 @@ class Gatekeeper:
         ended = clone.reap(self._child.pidfd)
         if ended is None:
             return
-        while self._channel is not None and self._last_words():
-            pass
+        try:
+            self._sweep()
+        except OSError as error:  # before the next gate starts it is tried again
+            log.error("gate: what it may have left cannot be killed: %s", error)
+        try:
+            self._hear_last_words()
+        finally:
+            self._forget()
+            self._go_on_after(ended)
+
+    def _hear_last_words(self) -> None:
+        if self._channel is not None:
+            self._channel.hang_up()  # somebody may hold the other end: last words are finite
+            while self._last_words():
+                pass
+
+    def _forget(self) -> None:
+        """Let go of all that was the gate's. What takes a process of its own, to close the socket, comes last."""
+        assert self._child is not None
         self._loop.unwatch(self._child.pidfd)
         os.close(self._child.pidfd)
         self._child = None
-        if self._voice is not None:
-            self._voice.close()
-            self._voice = None
-        if self._channel is not None:
-            self._loop.unwatch(self._channel.fileno())
-            self._channel.close()
-            self._channel = None
-        self._waiting = deque(entry for entry in self._waiting if not self._pointless(entry))
         if self._deadline is not None:
             self._deadline.cancel()
+        self._waiting = deque(entry for entry in self._waiting if not self._pointless(entry))
+        voice, self._voice = self._voice, None
+        if voice is not None:
+            voice.close()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._loop.unwatch(channel.fileno())
+            self._loop.insist(channel.close, "gate: its socket cannot be closed")
+
+    def _go_on_after(self, ended: clone.Ended) -> None:
         if self._stopping:
             self._gone()
             return
@@ -227,7 +308,7 @@ class Gatekeeper:
         """As `start`; where the kernel refuses a process now, later. Privilege: as `start`."""
         try:
             self.start()
-        except OSError as error:
+        except (OSError, HostError) as error:
             log.error("gate: cannot be started: %s; once more in %.1f s", error, self._wait_s)
             self._start_later()
 
@@ -236,7 +317,7 @@ class Gatekeeper:
         assert self._channel is not None
         try:
             got = self._channel.receive()
-        except (BlockingIOError, HostError):
+        except (OSError, HostError):
             return False
         if got is None:
             return False

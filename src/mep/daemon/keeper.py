@@ -310,7 +310,7 @@ class Keeper:
         """Its last process is gone: say how it ended, free what it held, obey what came meanwhile."""
         for message in last_words(uep):
             self._hear_last(uep, message)
-        uep.channel.close()
+        self._loop.insist(uep.channel.close, "its socket cannot be closed")
         ended = how_it_ended(uep)
         if not uep.box.remove():
             log.error("%s: something could not be killed", uep.describe())

@@ -19,6 +19,8 @@ READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI | select.EPOLLERR
 Callback = Callable[[], None]
+_AGAIN_S = 0.5
+_MOST_AGAIN_S = 10.0
 
 
 class Timer:
@@ -70,6 +72,14 @@ class Loop:
         timer = Timer(callback)
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
         return timer
+
+    def insist(self, call: Callback, what: str, again_s: float = _AGAIN_S) -> None:
+        """Call it now, and again later for as long as the kernel refuses: it lacks processes, or descriptors."""
+        try:
+            call()
+        except OSError as error:
+            log.error("%s: %s; once more in %g s", what, error, again_s)
+            self.call_later(again_s, lambda: self.insist(call, what, min(2 * again_s, _MOST_AGAIN_S)))
 
     def catch_signals(self, callbacks: Mapping[int, Callback]) -> None:
         """Turn these signals into callbacks. Privilege: be the main thread."""

@@ -23,7 +23,7 @@ from mep.base.exits import Exit
 from mep.daemon.audit import AuditLog
 from mep.daemon.controlserver import ControlServer
 from mep.daemon.files import LiveFiles
-from mep.daemon.gatekeeper import Gatekeeper
+from mep.daemon.gatekeeper import DUBIOUS, Gatekeeper
 from mep.daemon.gatesettings import GateSettings
 from mep.daemon.keeper import Keeper
 from mep.daemon.loop import Loop, Timer
@@ -97,6 +97,7 @@ class Monitor:
             happened=lambda event: self._gate.say(event),
             audit=self._audit,
             task_log=TaskLog(self._audit, on_trouble=self._audit_changed),
+            later=self._loop.call_later,
         )
         self._keeper = self._make_keeper()
         self._gate = self._make_gate()
@@ -135,7 +136,8 @@ class Monitor:
             running=self._keeper.ids,
             lost=self._on_gate_lost,
             gone=self._loop.stop,
-            cgroup_fd=self._shelter.gate_cgroup_fd(),
+            cgroup_fd=self._shelter.gate_cgroup_fd,
+            sweep=self._shelter.end_gate,
         )
 
     # ---- life ----
@@ -209,8 +211,11 @@ class Monitor:
         except MepError as error:
             if fd is not None:
                 os.close(fd)
+            self._gate.charge(DUBIOUS)
             self._outcomes.refused(start.request_id, error, None)
             return
+        if seen:
+            self._gate.charge(DUBIOUS)
         wish = Wish(request_id=start.request_id, claims=claims, payload_fd=fd, at=time.monotonic())
         self._keeper.start(wish, seen=seen)
 

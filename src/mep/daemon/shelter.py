@@ -17,6 +17,7 @@ from mep.priv.limits import Limits, describe_limits
 log = logging.getLogger(__name__)
 
 _GUARD_AGAIN_S = 0.1
+_GATE_EMPTY_S = 0.1  # who is killed needs milliseconds; the cgroup of one who does not go is removed at the end
 
 
 class Shelter:
@@ -28,6 +29,7 @@ class Shelter:
         self._guard: clone.Child | None = None
         self._closing = False
         self._gate: cgroup.Cgroup | None = None
+        self._gates = 0
         self._sweep_previous(state, cgroup.tree_name(name, unique))
         base = cgroup.find_base()
         tree = cgroup.Tree(base, name, unique) if base is not None else None
@@ -42,7 +44,6 @@ class Shelter:
         if self._tree is not None:
             self.controllers = self._tree.enable_controllers()
             self._start_guard()
-            self._gate = self._tree.make("gate")
 
     def _sweep_previous(self, state: State, own_name: str) -> None:
         previous = state.previous_cgroup()
@@ -59,8 +60,26 @@ class Shelter:
         return f"{where}, limited by {describe_limits(self.controllers)}"
 
     def gate_cgroup_fd(self) -> int | None:
-        """Return where the gate is cloned into: the guard ends it there if it outlives the monitor."""
-        return self._gate.fd if self._gate else None
+        """Return where the next gate is cloned into: the guard ends it there if it outlives the monitor.
+
+        A fresh one for each: Linux may kill whatever is cloned into a cgroup that was killed before (seen with
+        6.18). HostError(SPAWN_FAILED). Privilege: write access.
+        """
+        if self._tree is None:
+            return None
+        self.end_gate()
+        self._gates += 1
+        self._gate = self._tree.make(f"gate-{self._gates}")
+        return self._gate.fd
+
+    def end_gate(self) -> None:
+        """Kill all that a gate has left. OSError: not now. Privilege: write access."""
+        if self._gate is None:
+            return
+        self._gate.kill()
+        cgroup.wait_empty(self._gate.path, _GATE_EMPTY_S)
+        self._gate.remove()
+        self._gate = None
 
     def make_box(self, name: str, *, session: bool, limits: Limits) -> Box:
         """Return a fresh box for one user endpoint. HostError(SPAWN_FAILED). Privilege: write access.
@@ -87,6 +106,8 @@ class Shelter:
     def _start_guard(self) -> None:
         if self._closing or self._tree is None:
             return
+        if self._guard is not None:
+            return
         self._guard = guard.start(self._tree, label=self._label)
         self._loop.watch(self._guard.pidfd, self._on_guard_exit)
 
@@ -97,19 +118,20 @@ class Shelter:
         os.close(self._guard.pidfd)
         self._guard = None
         log.error("the guard is gone; it is started again")
-        self._loop.call_later(_GUARD_AGAIN_S, self._start_guard)
+        self._loop.call_later(_GUARD_AGAIN_S, self._restart_guard)
+
+    def _restart_guard(self) -> None:
+        self._loop.insist(self._start_guard, "the guard cannot be started")
 
     def close(self) -> None:
-        """End the guard and remove the tree: everybody in it is gone. Privilege: as at the start."""
+        """Kill whoever is left in the tree, remove it, and end the guard. Privilege: as at the start."""
         self._closing = True
-        if self._guard is not None:
+        if self._tree is not None and not cgroup.kill_and_remove(self._tree.root):
+            log.error("%s: something in it cannot be killed", self._tree.root)
+        if self._guard is not None:  # until now it would have killed them, had we been killed
             self._loop.unwatch(self._guard.pidfd)
             clone.kill(self._guard.pidfd)
             clone.reap(self._guard.pidfd, block=True)
-        if self._gate is not None:
-            self._gate.remove()
-        if self._tree is not None:
-            self._tree.remove()
 
 
 def _sweep(tree: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -14,7 +15,8 @@ def close_apart(sock: socket.socket) -> None:
 
     A descriptor inside an unread message is closed with it, by whoever closes last. A TCP socket that lingers,
     sent by a peer that then dropped it, holds that process up for as long as the peer likes; but no process that
-    is exiting. So the last one is a grandchild, which exits. Privilege: none.
+    is exiting. So the last one is a grandchild, which exits. OSError if the kernel refuses a process: the socket
+    is still open then, as ours would be the last close. Privilege: none.
     """
     readable, writable = os.pipe()
     kept = [0, 1, 2, sock.fileno(), readable]
@@ -25,14 +27,19 @@ def close_apart(sock: socket.socket) -> None:
         return Exit.OK
 
     def leave_one_behind() -> int:
-        os.close(clone.spawn(hold).pidfd)
+        try:
+            os.close(clone.spawn(hold).pidfd)
+        except OSError:
+            return Exit.TRY_AGAIN
         return Exit.OK
 
     try:
         child = clone.spawn(leave_one_behind)
-        clone.reap(child.pidfd, block=True)
+        ended = clone.reap(child.pidfd, block=True)
         os.close(child.pidfd)
+        if ended is None or not ended.clean:
+            raise OSError(errno.EAGAIN, "no process to leave it to")
+        sock.close()
     finally:
         os.close(readable)
-        sock.close()
         os.close(writable)

@@ -68,7 +68,7 @@ def fork_into_cgroup(cgroup_fd: int | None) -> Child:
     assert_single_threaded()
     if cgroup_fd is None:
         pid = os.fork()
-        return Child(pid, os.pidfd_open(pid) if pid else -1)
+        return Child(pid, _open_pidfd(pid) if pid else -1)
     syscalls.before_fork()
     try:
         pid, pidfd = syscalls.clone3(
@@ -82,6 +82,16 @@ def fork_into_cgroup(cgroup_fd: int | None) -> Child:
         return Child(0, -1)
     syscalls.after_fork_parent()
     return Child(pid, pidfd)
+
+
+def _open_pidfd(pid: int) -> int:
+    """Return the pidfd of our child `pid`, or end it: nobody would follow it. Privilege: none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def spawn(run: Callable[[], int], *, cgroup_fd: int | None = None) -> Child:

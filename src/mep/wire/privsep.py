@@ -104,7 +104,7 @@ class UepEvent(_Message, frozen=True, kw_only=True, tag="uep"):
 
 
 class Running(_Message, frozen=True, kw_only=True, tag="running"):
-    """Told to a gate that starts: the user endpoints that live."""
+    """Told to a gate that starts, in as many parts as it takes: the user endpoints that live."""
 
     uep_ids: list[str]
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import array
 import math
 import os
+import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 import pytest
 
 from mep.base.errors import HostError
 from mep.daemon.gatechannel import GateChannel
+from mep.priv import clone
 from mep.wire import privsep
 from mep.wire.keys import PublicKey
 from support.lingering import LINGER_S, lingering_socket
@@ -78,6 +81,59 @@ def test_several_descriptors_are_not_taken_either(
     with pytest.raises(HostError, match="too many"):
         channel.receive()
     channel.close()
+    assert time.monotonic() - began < LINGER_S / 2
+
+
+def test_a_full_table_of_ours_is_no_offence_and_loses_nothing(pair: tuple[GateChannel, socket.socket]) -> None:
+    channel, theirs = pair
+    fd = os.memfd_create("start")
+    socket.send_fds(theirs, [START], [fd])
+    os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        with pytest.raises(OSError, match="LimitNOFILE"):
+            channel.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in held:
+            os.close(one)
+    got = channel.receive()
+    assert got is not None
+    assert got[1] is not None
+    os.close(got[1])
+
+
+@pytest.mark.parametrize("refused", ["the child", "the grandchild"])
+def test_a_socket_that_cannot_be_closed_apart_stays_open_and_holds_nobody_up(
+    pair: tuple[GateChannel, socket.socket],
+    lingering: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: str,
+) -> None:
+    channel, theirs = pair
+    socket.send_fds(theirs, [START], [lingering.fileno()])
+    lingering.close()
+    real, us = clone.spawn, os.getpid()
+
+    def refuse(run: Callable[[], int]) -> clone.Child:
+        if (os.getpid() == us) == (refused == "the child"):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real(run)
+
+    monkeypatch.setattr(clone, "spawn", refuse)
+    began = time.monotonic()
+    with pytest.raises(OSError, match=r"temporarily unavailable|no process"):
+        channel.close()
+    assert time.monotonic() - began < LINGER_S / 2
+    assert channel.fileno() >= 0
+    monkeypatch.undo()
+    channel.close()
+    assert channel.fileno() == -1
     assert time.monotonic() - began < LINGER_S / 2
 
 
