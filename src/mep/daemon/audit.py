@@ -117,11 +117,7 @@ class AuditLog:
 
     def _rotate(self) -> None:
         assert self.path is not None
-        for number in range(self._keep, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{number}")
-            newer = self.path.with_name(f"{self.path.name}.{number - 1}") if number > 1 else self.path
-            if newer.exists():
-                newer.replace(older)
+        make_room(self.path, self._keep)
         self.close()
         self._fd = _open_own(self.path)
 
@@ -135,6 +131,15 @@ class AuditLog:
             log.error("AUDIT_UNWRITABLE: %s: %s; no more work is taken", self.path, why)
         if self._on_change is not None:
             self._on_change(healthy, why)
+
+
+def make_room(path: Path, keep: int) -> None:
+    """Rename `path` to `path.1`, that to `path.2`, and so on; the one that was `path.<keep>` is gone."""
+    for number in range(keep, 0, -1):
+        older = path.with_name(f"{path.name}.{number}")
+        newer = path.with_name(f"{path.name}.{number - 1}") if number > 1 else path
+        if newer.exists():
+            newer.replace(older)
 
 
 def _open_own(path: Path) -> int:

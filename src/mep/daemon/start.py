@@ -14,6 +14,7 @@ from mep.base.errors import MepError
 from mep.base.exits import Exit
 from mep.base.log import setup_logging
 from mep.base.secrets import forbid_core_dumps
+from mep.daemon.detachedlog import DetachedLog
 from mep.daemon.lock import EndpointLock
 from mep.daemon.monitor import Monitor, OnUp
 from mep.daemon.settings import Endpoint, Parts
@@ -22,13 +23,17 @@ from mep.priv import clone
 log = logging.getLogger(__name__)
 
 
-def run_here(endpoint: Endpoint, parts: Parts, lock: EndpointLock, *, on_up: OnUp) -> int:
+def run_here(
+    endpoint: Endpoint, parts: Parts, lock: EndpointLock, *, on_up: OnUp, log_file: DetachedLog | None = None
+) -> int:
     """Be the endpoint until it is stopped; returns the exit status. MepError if it cannot even begin.
 
-    Privilege: root for a multi-user endpoint.
+    `log_file`: what stdout and stderr are, to be kept within bounds. Privilege: root for a multi-user endpoint.
     """
     forbid_core_dumps()
     setup_logging(role="monitor", level=logging.DEBUG if endpoint.config.debug else logging.INFO)
+    if log_file is not None:
+        log_file.attach()
     lock.sign()
     os.umask(0o022)
     return Monitor(endpoint, parts, on_up=on_up).run()
@@ -53,21 +58,21 @@ def run_detached(endpoint: Endpoint, parts: Parts, lock: EndpointLock, *, wait_s
 
 def _detach(endpoint: Endpoint, parts: Parts, lock: EndpointLock, tell: int) -> int:
     """The first child: become a daemon (python-daemon forks twice and ends this process), then run."""
-    log_path = endpoint.paths.state_dir / "endpoint.log"
-    log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    log_file = os.fdopen(log_fd, "w", buffering=1)
-    keep = [fd for fd in (tell, lock.fd, endpoint.credentials_fd, log_fd) if fd >= 0]
+    log_file = DetachedLog(endpoint.paths.state_dir / "endpoint.log")
+    stream = os.fdopen(log_file.open(), "w", buffering=1)
+    keep = [fd for fd in (tell, lock.fd, endpoint.credentials_fd, stream.fileno()) if fd >= 0]
     context = DaemonContext(
         working_directory="/",
         umask=0o022,
         detach_process=True,
         prevent_core=False,  # a hard limit that users would inherit
         files_preserve=keep,
-        stdout=log_file,
-        stderr=log_file,
+        stdout=stream,
+        stderr=stream,
         signal_map={},
     )
     context.open()
+    stream.close()  # stdout and stderr are the file now
 
     def on_up(status: int, text: str) -> None:
         nonlocal tell
@@ -76,7 +81,7 @@ def _detach(endpoint: Endpoint, parts: Parts, lock: EndpointLock, tell: int) -> 
             os.close(tell)
             tell = -1
 
-    return _told(lambda: run_here(endpoint, parts, lock, on_up=on_up), on_up)
+    return _told(lambda: run_here(endpoint, parts, lock, on_up=on_up, log_file=log_file), on_up)
 
 
 def _told(run: Callable[[], int], on_up: OnUp) -> int:
