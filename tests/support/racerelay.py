@@ -150,7 +150,8 @@ class RelayProcess:
             opening=opening,
         )
         self.endings = Endings(self.fleet, self.results, broker)
-        self.starts = Starts(self.fleet, self.endings, broker, credentials, None, seals)  # type: ignore[arg-type]
+        keys: Any = SimpleNamespace(before=lambda *_: None)  # commands are not signed here
+        self.starts = Starts(self.fleet, self.endings, broker, credentials, keys, seals)
         self.liveness = Liveness(self.fleet, self.starts, self.endings, broker, opening)
         self.expiry = Expiry(self.fleet, self.endings)
         self.dispatch = Dispatch(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from mep.daemon.wishes import Wish
 from mep.endpoint import service
 from mep.endpoint.home import Home
-from mep.endpoint.journal import Journal
 from mep.engines.base import Call, Outcome
 from mep.priv.clone import Child, Ended
 from mep.priv.limits import Limits
@@ -53,7 +52,7 @@ class ModelEngine:
         while self._waiting and not self._held and len(self._running) < self.workers:
             call = self._waiting.popleft()
             self._around.on_start(call.task_id)
-            self._world.runs[call.task_id] += 1
+            self._world.begins(call.task_id)
             later = asyncio.get_running_loop().call_later
             self._running[call.task_id] = later(float(call.buffer), self._done, call.task_id)
 
@@ -89,6 +88,9 @@ class Box:
     def is_empty(self) -> bool:
         return True
 
+    def user_end(self) -> Ended | None:
+        return None
+
     def pids(self) -> list[int]:
         return []
 
@@ -97,13 +99,6 @@ class Box:
 
     def remove(self) -> bool:
         return True
-
-
-class ModelJournal(Journal):
-    """The real one; its disk is memory."""
-
-    def sync(self) -> None:
-        self._dirty = False
 
 
 class UepProcess:

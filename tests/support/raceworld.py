@@ -27,7 +27,8 @@ from sqlalchemy.pool import StaticPool
 
 from mep.base.ids import new_id
 from mep.config.user_endpoint import load_user_endpoint_config
-from mep.endpoint import reports, service
+from mep.endpoint import journal, reports, service
+from mep.endpoint.journal import Journal
 from mep.endpoint.prepare import Renewed
 from mep.priv import clone
 from mep.relay import commands
@@ -39,12 +40,17 @@ from mep.wire import envelope
 from mep.wire.signing import StartClaims
 from support.racebroker import CORE, PERSON, SECRET, UEP, Broker, ModelLinks
 from support.racedaemon import GRACE_S, Daemon
+from support.racedisk import Disk
 from support.racerelay import RelayProcess
-from support.raceuep import BEAT_S, ModelEngine, ModelJournal, UepProcess
+from support.raceuep import BEAT_S, ModelEngine, UepProcess
 from support.virtualtime import Process, VirtualLoop, current
+
+SYNC_WITHIN_S = 0.003  # this disk needs no time
+FORGOTTEN = b"ended before it sent a result"  # the relay, of user endpoints that keep no journal
 
 GROUP = new_id()
 FUNCTION = new_id()
+_MOST_TROUBLE = 20
 _WORLDS: list[Any] = []  # the one that the clock is asked about
 
 
@@ -56,11 +62,11 @@ class World:
         self.folder, self.loop = folder, VirtualLoop()
         self.trouble: list[str] = []
         self.log: list[str] = []
-        self.loop.set_exception_handler(
-            lambda _loop, context: self.trouble.append(str(context.get("exception") or context["message"]))
-        )
+        self.loop.set_exception_handler(self._on_trouble)
         self.children: dict[int, UepProcess] = {}
+        self.disk = Disk(folder)  # of the journal
         self.runs: Counter[str] = Counter()
+        self.began: dict[str, float] = {}
         self.obeyed: set[str] = set()
         self.draining = False
         self.function, self.group = FUNCTION, GROUP
@@ -97,11 +103,18 @@ class World:
     def note(self, what: str) -> None:
         self.log.append(f"{self.loop.now - 1_000_000:.3f} {what}")
 
+    def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.trouble.append(str(context.get("exception") or context["message"]))
+        if len(self.trouble) > _MOST_TROUBLE:
+            loop.stop()  # what fails to read a socket is called for ever
+
     # ---- what can happen ----
 
     def advance(self, seconds: float) -> None:
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-        assert not self.trouble, "\n".join([*self.trouble, *self.log])
+        try:
+            self.loop.run_until_complete(asyncio.sleep(seconds))
+        finally:
+            assert not self.trouble, "\n".join([*self.trouble, *self.log])
 
     def submit(self, seconds: float) -> str:
         task_id = new_id()
@@ -149,10 +162,22 @@ class World:
         self.daemon.kill()
 
     def kill_machine(self) -> None:
-        """All of the endpoint's side ends, and nobody says goodbye."""
+        """All of the endpoint's side ends, nobody says goodbye, and what no sync has put on disk is gone.
+
+        What began so shortly before that it is not written down begins again.
+        """
         self.note("power cut")
         self.daemon.kill_gate()
         self.daemon.kill()
+        self.disk.cut()
+        for task_id, at in self.began.items():
+            if self.loop.now - at <= SYNC_WITHIN_S:
+                self.runs[task_id] = 0
+
+    def begins(self, task_id: str) -> None:
+        """A worker has it."""
+        self.runs[task_id] += 1
+        self.began[task_id] = self.loop.now
 
     def stop(self) -> None:
         self.note("mep stop")
@@ -230,7 +255,9 @@ class World:
         told = self.outcomes()
         assert set(told) == set(self.asked), f"never told: {set(self.asked) - set(told)}\n{story}"
         assert all(len(words) == 1 for words in told.values()), f"{told}\n{story}"
-        assert all(count == 1 for count in self.runs.values()), f"run twice: {self.runs}\n{story}"
+        assert all(count <= 1 for count in self.runs.values()), f"run twice: {self.runs}\n{story}"
+        forgot = [body for body in self.broker.groups if FORGOTTEN in body]
+        assert not forgot, f"not in the journal any more: {forgot}\n{story}"
         return {task_id: words.pop() for task_id, words in told.items()}
 
     def close(self) -> None:
@@ -262,6 +289,13 @@ def _database() -> Any:
         _EMPTY.append(sqlite.serialize())
     sqlite.deserialize(_EMPTY[0])
     return connection
+
+
+class _Os:
+    """The module `os`, as the disk of the world has it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_WORLDS[-1].disk, name)
 
 
 class _Trouble(logging.Handler):
@@ -296,7 +330,8 @@ def model(monkeypatch: Any) -> Iterator[Callable[[Path], World]]:
             monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(clone, "reap", lambda fd, **_: here().children[fd].ended)
     monkeypatch.setattr(service, "Links", lambda *_, **__: ModelLinks(here().broker, running()))
-    monkeypatch.setattr(service, "Journal", lambda path, **_: ModelJournal(path))
+    monkeypatch.setattr(service, "Journal", lambda path, **_: Journal(path))
+    monkeypatch.setattr(journal, "os", _Os())
     monkeypatch.setattr(service, "build_engine", lambda _config, around: ModelEngine(here(), around))
     monkeypatch.setattr(service, "show_title", lambda *_: None)
     monkeypatch.setattr(reports, "process_facts", lambda *_, **__: {})

@@ -3,8 +3,8 @@
 Made for network file systems: one writer, plain writes at a known offset, fsync, rename; no locks but one POSIX
 lock, no memory map, no database. A record is `<length><crc32>` and msgpack; a torn end is cut off on opening.
 
-`write` puts records into the kernel's hands: they survive a kill -9 of this process. `sync` puts them on disk:
-they survive the machine. Who calls when: see `ledger`.
+`write` puts records into the kernel's hands: they survive a kill -9 of this process. `sync` puts them on disk, and
+the names that lead to them: they survive the machine. Who calls when: see `ledger`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _COMPACT_ABOVE_BYTES = 1024 * 1024
 _KEPT_IDS = 1000  # of forgotten tasks, over a compaction: more than can be delivered and not acknowledged
 _LOCK_AGAIN_S = 0.05
 _LOCKED = {errno.EACCES, errno.EAGAIN}
+_FOLDERS = 5  # whose names lead to a journal below ~/.local/state/mep/<id>: the home's is the last
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}  # of a folder: not here, or not by us
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -98,6 +100,7 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._end = 0
         self._dirty = False
+        self._unnamed = True  # the first sync of each life is of the names too: who made them may have been killed
         self._places: dict[str, list[tuple[int, int]]] = {}  # where a live task's records are
         self._past: deque[str] = deque(maxlen=_KEPT_IDS)
         self.taken = Numbers()  # sealed messages: kept for ever, over compactions too
@@ -114,7 +117,10 @@ class Journal:
         return self._end > _COMPACT_ABOVE_BYTES and self._end > 4 * self._live_bytes()
 
     def recover(self) -> Iterator[Record]:
-        """Yield every record, oldest first; cut off a torn end. Call once, before the first write."""
+        """Yield every record, oldest first; cut off a torn end. Call once, before the first write.
+
+        What is found counts as written, not as on disk: who wrote it may have been killed before its sync.
+        """
         size = os.fstat(self._fd).st_size
         if size < len(_MAGIC) or os.pread(self._fd, len(_MAGIC), 0) != _MAGIC:
             if size >= len(_MAGIC):
@@ -133,7 +139,7 @@ class Journal:
                 break
             self._remember(record, at, length)
             at += length
-            self._end = at
+            self._end, self._dirty = at, True
             yield record
         self._end = at
 
@@ -159,6 +165,9 @@ class Journal:
                 self._compact()
             else:
                 os.fdatasync(self._fd)
+            if self._unnamed:
+                _sync_names(self.path)
+                self._unnamed = False
         except OSError as error:
             raise _full(self.path, error) from None
         self._dirty = False
@@ -244,12 +253,11 @@ class Journal:
                     at += length
             os.fsync(fd)
             os.replace(path, self.path)
-            _sync_directory(os.path.dirname(self.path))
         except OSError:
             os.close(fd)
             raise
         os.close(self._fd)
-        self._fd, self._end, self._places = fd, at, moved
+        self._fd, self._end, self._places, self._unnamed = fd, at, moved, True
 
 
 def _frame(body: bytes) -> bytes:
@@ -262,12 +270,19 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _sync_names(path: str) -> None:
+    """Put on disk the name of a file that may be new, and those of the folders that may have been made for it."""
+    for _ in range(_FOLDERS):
+        path = os.path.dirname(path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
 
 
 def _take_lock(path: str, wait_s: float) -> int:

@@ -2,7 +2,8 @@
 
 The promise: a task is acknowledged to the broker only when its journal record is on disk, or when its result is
 already at the broker. Execution may start before that: the record is in the kernel by then, so it survives our own
-death, and should the whole machine die in these few milliseconds, the broker still has the task.
+death, and should the whole machine die in these few milliseconds, the broker still has the task, and it is run
+again. What an earlier life left counts as on disk only after a sync of this one.
 
 A sealed message is taken once, for ever: its number is part of the task's record, and the set of all numbers stays
 in the journal when the task is forgotten (`numbers`). What the broker delivers again is either unknown here,
@@ -10,7 +11,8 @@ because its record was lost with the machine: then it is taken; or known: then i
 
 One write carries all records of a turn of the loop, and one fsync those of the last few milliseconds. The fsyncs'
 interval follows what one costs here, so that a slow network file system takes at most a third of the loop's time;
-a task that ends sooner needs none at all. Only a start is written at once: before the worker has the task.
+a task that ends sooner needs none at all. Only a start is written at once: before the worker has the task; its
+fsync follows with the next.
 """
 
 from __future__ import annotations
@@ -136,14 +138,14 @@ class Ledger:
                     dict(record.resources),
                     tuple(record.serializers),
                 )
-                self._live[record.task_id] = Entry(Stage.ACCEPTED, len(record.buffer), durable=True)
+                self._live[record.task_id] = Entry(Stage.ACCEPTED, len(record.buffer))
             elif isinstance(record, Started) and record.task_id in self._live:
                 self._live[record.task_id].stage = Stage.STARTED
                 self._live[record.task_id].starts += 1
             elif isinstance(record, Finished):
                 results[record.task_id] = Outcome(record.task_id, record.body, record.code)
                 calls.pop(record.task_id, None)
-                self._live[record.task_id] = Entry(Stage.FINISHED, len(record.body), durable=True)
+                self._live[record.task_id] = Entry(Stage.FINISHED, len(record.body))
             elif isinstance(record, Forgotten):
                 for task_id in record.task_ids:
                     calls.pop(task_id, None)
@@ -151,6 +153,9 @@ class Ledger:
                     self._live.pop(task_id, None)
                     self._remember(task_id)
         self.backlog_chars = sum(entry.chars for entry in self._live.values())
+        self._undurable = len(self._live)
+        if self._live:
+            self._sync_soon()
         started = {task_id for task_id in calls if self._live[task_id].stage is Stage.STARTED}
         return Recovered(
             results=list(results.values()),
@@ -181,6 +186,7 @@ class Ledger:
             entry.starts += 1
             self._unwritten.append(Started(task_id, time.time()))
             self._flush()
+            self._sync_soon()
 
     def finished(self, outcome: Outcome) -> None:
         """The task's result is there; publish it next."""
