@@ -11,8 +11,9 @@ from mep.base.codes import Code, next_step
 from mep.base.errors import ServiceError
 from mep.relay import results
 from mep.relay.amqp import RelayBroker
+from mep.relay.clocks import iso
 from mep.relay.fleet import Fleet, Uep
-from mep.relay.store import tasks
+from mep.relay.store import tasks, ueps
 
 if TYPE_CHECKING:
     from mep.relay.results import Results
@@ -32,30 +33,28 @@ class Endings:
         code: Code | str,
         text: str,
         *,
-        purge: bool = False,
+        purge: bool | None = False,
         before: float | None = None,
         published: bool = False,
     ) -> None:
         """Fail what `uep` owes (or what came before that Unix time; with `published`, what was handed to the
-        broker). With `purge` its queue is emptied first; submits that arrive meanwhile wait, so that none of
-        theirs is purged."""
+        broker). With `purge` its queue is emptied, too (None: only if it owes nothing else); submits that arrive
+        meanwhile wait, so that none of theirs is purged."""
         while uep.settling is not None:
             await asyncio.shield(uep.settling)
         if not uep.open:
             return
         uep.settling = settling = asyncio.get_running_loop().create_future()
         try:
-            if purge:
+            if purge is not False:
                 await self._quiet(uep)
-                try:
-                    await self._broker.purge_tasks(uep.id)
-                except ServiceError as error:
-                    log.warning("queue of %s not purged: %s", uep.id, error.for_admin())
             ids = await self._fleet.store.read_much(lambda c: tasks.open_task_ids(c, uep.id, before=before))
             if published and ids:
                 since = time.time() - self._fleet.settings.repeat_window_s
                 kept = await self._fleet.store.read_much(lambda c: tasks.unpublished_task_ids(c, since))
                 ids = [task_id for task_id in ids if task_id not in kept]
+            if purge or (purge is None and len(ids) == uep.open):
+                await self._purge(uep)
             if not ids:
                 return
             log.warning("user endpoint %s: failing %d tasks: %s: %.300s", uep.id, len(ids), code, text)
@@ -63,6 +62,12 @@ class Endings:
         finally:
             uep.settling = None
             settling.set_result(None)
+
+    async def _purge(self, uep: Uep) -> None:
+        try:
+            await self._broker.purge_tasks(uep.id)
+        except ServiceError as error:
+            log.warning("queue of %s not purged: %s", uep.id, error.for_admin())
 
     async def _quiet(self, uep: Uep) -> None:
         """Wait until every submit that was stored is also published."""
@@ -116,16 +121,28 @@ class Expiry:
             elif uep.state == "up":
                 next_look.append(now - ttl_s + min(ttl_s, 3600.0))  # it is being worked on: look again later
             else:
-                text = f"No endpoint took this task within {ttl_s:.0f} s: the endpoint is offline."
-                expired = await self._fleet.store.read_much(
-                    lambda c, u=uep_id: tasks.open_task_ids(c, u, before=now - ttl_s)  # type: ignore[misc]
-                )
-                # emptied only if nothing younger is in the queue; else a late taker's results are ignored
-                purge = len(expired) == uep.open
-                await self._endings.fail(uep, Code.TASK_EXPIRED, text, before=now - ttl_s, purge=purge)
+                await self._expire(uep, now - ttl_s)
                 next_look.append(now)
         if next_look:
             self.watch(min(next_look))
+
+    async def _expire(self, uep: Uep, before: float) -> None:
+        """End what came before that time, and say of each task whether it may have begun: only a user endpoint
+        that was there after it came can have taken it. Where something younger keeps the queue from being emptied,
+        a late taker's results are ignored."""
+        record = await self._fleet.store.write(lambda c: ueps.find(c, uep.id))  # after all writes of before
+        last_seen = record.last_seen if record is not None else before
+        ttl_s = self._fleet.settings.task_ttl_s
+        if last_seen:
+            text = (
+                f"This task may have begun: its user endpoint, last heard of at {iso(last_seen)}, "
+                f"has not come back within {ttl_s:.0f} s."
+            )
+            # one that reconnects takes tasks before its next report is due
+            there = last_seen + self._fleet.silence_s(uep)
+            await self._endings.fail(uep, Code.TASK_LOST, text, before=min(before, there), purge=None)
+        text = f"No endpoint took this task within {ttl_s:.0f} s: the endpoint is offline. It has not begun."
+        await self._endings.fail(uep, Code.TASK_EXPIRED, text, before=before, purge=None)
 
 
 def _worded(code: Code | str, text: str) -> str:

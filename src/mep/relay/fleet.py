@@ -246,11 +246,11 @@ class Fleet:
         if state == uep.state:
             return
         log.info("user endpoint %s: %s -> %s (%d unfinished)", uep.id, uep.state, state, uep.open)
+        period = uep.period_s if UP in (uep.state, state) else None
         uep.state = state
         if state == UP:
             uep.keys_refused = 0
         kept = STOPPED if state == WAITING else state
-        period = uep.period_s if state == UP else None
         self.store.write_later(lambda c: ueps.set_state(c, uep.id, kept, period_s=period))
         self.count()
 

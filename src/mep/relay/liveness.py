@@ -169,7 +169,7 @@ class Liveness:
         """The endpoint is deleted: whatever waits for it ends."""
         core = self._fleet.cores.get(endpoint_id)
         for uep in list(core.ueps.values()) if core is not None else []:
-            text = "The endpoint was deleted before it could run this task."
+            text = "The endpoint was deleted before this task had its result."
             await self._endings.fail(uep, Code.NOT_FOUND, text, purge=True)
             await self._starts.retire(uep)
         self._fleet.forget(endpoint_id)

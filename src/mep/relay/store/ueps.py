@@ -70,6 +70,7 @@ def open_counts(connection: Connection) -> dict[str, int]:
 
 
 def set_state(connection: Connection, uep_id: str, state: str, *, period_s: float | None = None) -> None:
+    """Remember a change of state; with `period_s` it was up until now, or is from now on."""
     values: dict[str, Any] = {"state": state}
     if period_s is not None:
         values |= {"period_s": period_s, "last_seen": time.time()}
