@@ -51,6 +51,9 @@ class DaemonLoop:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
         return asyncio.get_running_loop().call_later(delay_s, callback)
 
+    def insist(self, call: Callable[[], None], _what: str) -> None:
+        call()
+
     def close(self) -> None:
         for fd in list(self._fds):
             self.unwatch(fd)
@@ -79,7 +82,7 @@ class Daemon:
             obeyed=lambda wish: world.obeyed.add(wish.claims.jti),
             empty=self._empty,
             rules=lambda: rules,
-            edition=lambda: 0,
+            edition=lambda: world.edition,
         )
         self.keeper = Keeper(self.loop, endpoint, ties)  # type: ignore[arg-type]
         self.keeper.draining = world.draining

@@ -14,6 +14,11 @@ MakeWorld = Callable[[], World]
 
 #: What may become of a task for which somebody was killed, stopped or told to refuse. Nothing else.
 NAMED = {"done", "TASK_LOST", "UEP_DIED", "ENDPOINT_STOPPING", "ENDPOINT_DRAINING"}
+#: ... and only where that happened.
+REFUSALS = {
+    "mapping finds nobody, or all": "IDENTITY_NOT_MAPPED",
+    "template is broken, or mended": "TEMPLATE_UNDEFINED",
+}
 #: What takes nothing from anybody, if one waits long enough.
 HARMLESS = {"submit", "start command", "idle", "gate dies", "relay dies", "broker restarts"}
 #: How long anything may take once nothing more goes wrong, besides the work itself: no promise is kept by a
@@ -47,6 +52,8 @@ EVENTS: dict[str, Callable[[World], object]] = {
     "mep stop": lambda world: world.do(world.stop),
     "mep stop-user": lambda world: world.do(world.stop_user),
     "settings refuse, or not": lambda world: world.do(world.drain),
+    "mapping finds nobody, or all": lambda world: world.do(world.change_mapping),
+    "template is broken, or mended": lambda world: world.do(world.change_template),
 }
 
 #: What is going on when the first thing happens.
@@ -105,6 +112,7 @@ def judge(world: World, happened: set[str], story: str = "") -> float:
     took_s = world.settle()
     outcomes = set(world.check(story).values())
     allowed = {"done"} if happened <= HARMLESS | (SITUATIONS.keys() - {"refuses"}) else NAMED
+    allowed = allowed | {code for event, code in REFUSALS.items() if event in happened}
     assert outcomes <= allowed, "\n".join([f"{outcomes - allowed} after", story, *world.log])
     late_s = took_s - sum(world.asked.values())
     limit_s = LATE_WITHOUT_NEWS_S if happened & NEWS else LATE_S

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from mep.base.codes import Code
 from mep.daemon.wishes import Wish
 from mep.endpoint import service
 from mep.endpoint.home import Home
@@ -20,7 +21,7 @@ from mep.priv.limits import Limits
 from mep.relay.seals import Seals
 from mep.wire import envelope
 from mep.wire.launch import Launch
-from mep.wire.privsep import Channel, Go, Mapped, MonitorToChild
+from mep.wire.privsep import Channel, Failed, Go, Mapped, MonitorToChild
 from support.racebroker import CORE, SECRET, UEP
 from support.virtualtime import Process, settle
 
@@ -123,7 +124,12 @@ class UepProcess:
 
     async def _life(self) -> None:
         channel: Channel[Any, Any] = Channel(self._sock, MonitorToChild)
+        unmapped = self.world.unmapped  # what is in force when it is forked
+        broken = self.world.broken
         await asyncio.sleep(0.02)
+        if unmapped:
+            self._fail(channel, Code.IDENTITY_NOT_MAPPED)
+            return
         channel.send(Mapped(uid=1001, gid=1001, user="alice", rule="r", identity="i"))
         await self._readable()
         got = channel.receive()
@@ -131,6 +137,9 @@ class UepProcess:
             self.die(Ended(0, 0))
             return
         await asyncio.sleep(0.05)
+        if broken:
+            self._fail(channel, Code.TEMPLATE_UNDEFINED)
+            return
         assert not any(c.serves for c in self.world.children.values()), "two user endpoints of one id"
         self.serves = True
         self.world.note("boot")
@@ -146,6 +155,10 @@ class UepProcess:
         )
         status = await service.UserEndpoint(launch, plan, Home(str(self.world.folder))).run()
         self.die(Ended(int(status), 0))
+
+    def _fail(self, channel: Channel[Any, Any], code: Code) -> None:
+        channel.send(Failed(code=code, user_text=f"{code.value}: no", admin_text="no"))
+        self.die(Ended(1, 0))
 
     async def _readable(self) -> None:
         loop, fd = asyncio.get_running_loop(), self._sock.fileno()

@@ -68,7 +68,8 @@ class World:
         self.runs: Counter[str] = Counter()
         self.began: dict[str, float] = {}
         self.obeyed: set[str] = set()
-        self.draining = False
+        self.draining = self.unmapped = self.broken = False
+        self.edition = 0  # of rules and mapping
         self.function, self.group = FUNCTION, GROUP
         self.asked: dict[str, float] = {}
         self.accepted: set[str] = set()
@@ -200,6 +201,17 @@ class World:
         self.note(f"draining {self.draining}")
         self.daemon.keeper.draining = self.draining
 
+    def change_mapping(self) -> None:
+        """Whoever is forked from now on finds no account, or one again."""
+        self.unmapped = not self.unmapped
+        self.edition += 1
+        self.note(f"nobody is mapped {self.unmapped}")
+
+    def change_template(self) -> None:
+        """What is rendered by those that are forked from now on is an error, or none any more."""
+        self.broken = not self.broken
+        self.note(f"the template is broken {self.broken}")
+
     def restart_relay(self) -> None:
         self.note("kill -9 relay")
         self.relay.kill()
@@ -222,6 +234,10 @@ class World:
         self.do(self.broker_up)
         if self.draining:
             self.do(self.drain)
+        if self.unmapped:
+            self.do(self.change_mapping)
+        if self.broken:
+            self.do(self.change_template)
         if self.daemon.keeper.stopping or self.daemon.over:
             self.advance(0.0 if self.daemon.over else GRACE_S + 0.2)
             self.do(self.start)
