@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -79,19 +78,19 @@ def test_a_killed_daemon_takes_everything_with_it(
         assert executor.submit(process_id).result(WAIT_S) not in pids
 
 
-def nap(seconds: float) -> float:
-    import time
-
-    time.sleep(seconds)
-    return seconds
-
-
 def pending(site: Endpoint) -> list[int]:
     """How many tasks each user endpoint has, asked without the time that a command takes."""
     reply = ask(site.state_dir / "control.sock", Request(verb="status"))
     assert reply is not None
     assert reply.status is not None
     return [row.tasks_pending for row in reply.status.user_endpoints]
+
+
+def nap(seconds: float) -> float:
+    import time
+
+    time.sleep(seconds)
+    return seconds
 
 
 def test_a_restart_ends_the_user_endpoints_and_what_waits_runs_after_it(
@@ -234,43 +233,6 @@ def test_an_accomplice_who_holds_the_socket_to_the_monitor_and_talks_on_delays_n
             os.close(fd)
 
 
-def test_a_gate_that_came_back_tells_the_relay_who_dies_with_the_monitor(
-    endpoint: MakeEndpoint, sdk_env: SdkEnv
-) -> None:
-    """The user endpoint is older than the gate; without its word the relay would wait for three heartbeats."""
-    site = endpoint("reported")
-    sdk_env("alice@example.org")
-    with by_source(site.id) as executor:
-        executor.submit(process_id).result(WAIT_S)
-    [uep] = site.user_endpoints()
-    [gate] = titled("mep gate: reported")
-    kill_9(gate)
-    until(lambda: [pid for pid in titled("mep gate: reported") if pid != gate], "there is a gate again")
-    until(lambda: site.status()["broker"]["state"] == "connected", "it consumes again")
-    relay_log = site.relay.data_dir.with_suffix(".log")
-    os.kill(uep["pid"], signal.SIGSTOP)  # it cannot say it itself
-    kill_9(site.status()["pid"])
-    until(lambda: f"user endpoint {uep['uep_id']} ended: UEP_DIED" in relay_log.read_text(), "the relay knows")
-    until(lambda: not titled(": reported"), "nobody is left")
-
-
-def test_user_endpoints_outlive_their_gate(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
-    site = endpoint("gateless")
-    sdk_env("alice@example.org")
-    with by_source(site.id) as executor:
-        before = executor.submit(process_id).result(WAIT_S)
-        for pid in titled("mep gate: gateless"):
-            kill_9(pid)
-        assert executor.submit(process_id).result(WAIT_S) == before
-        until(lambda: titled("mep gate: gateless"), "the gate is started again")
-        until(lambda: site.status()["broker"]["state"] == "connected", "it consumes again")
-        [uep] = site.user_endpoints()
-        assert uep["pid"] == before
-    sdk_env("bob@example.org")
-    with by_source(site.id) as executor:
-        assert executor.submit(process_id).result(WAIT_S) != before
-
-
 def test_the_guard_is_started_again(endpoint: MakeEndpoint) -> None:
     endpoint("guarded")
     [first] = titled("mep guard: guarded")
@@ -289,8 +251,14 @@ def test_one_daemon_per_endpoint(endpoint: MakeEndpoint) -> None:
 
 def test_detached_start_returns_when_up_and_says_why_not(endpoint: MakeEndpoint) -> None:
     site = endpoint("detached", start=False)
+    site.state_dir.mkdir(mode=0o700, exist_ok=True)
+    log = site.state_dir / "endpoint.log"
+    log.touch(0o600)
+    os.truncate(log, 20 * 1024 * 1024)  # as if it had run for long: it is begun anew
     done = site.mep("start", "detached", "--detach")
     try:
+        assert b": up\n" in log.read_bytes()
+        assert log.stat().st_size < 1024 * 1024 < log.with_name("endpoint.log.1").stat().st_size
         status = site.status()
         assert status["state"] == "running"
         assert status["broker"]["state"] == "connected"
