@@ -3,10 +3,11 @@
 Each trial: a function leaves detached processes behind that ignore signals, hold every descriptor and adopt each
 other; then the user endpoint leaves by being idle, by `mep stop`, or it, the monitor, or gate and monitor are
 killed. The clock runs from the end of the user endpoint's own process (from the kill, where that comes first) to
-the end of the last process of the user. With --no-cgroups the daemon finds no cgroup v2, and session processes do
-the work.
+the end of the last process of the user, and of the session process where there is one. With --no-cgroups the
+daemon finds no cgroup v2, and session processes do the work; with --pam they hold a PAM session.
 
-    ./dev trials [--trials N] [--way WAY[,WAY]] [--no-cgroups] [--storm] [--realtime] [--json]
+    ./dev trials [--trials N] [--way WAY[,WAY]] [--engine ENGINE] [--pam] [--no-cgroups] [--realtime] [--json]
+    ./dev trials --storm [--realtime] [--json]
 """
 
 from __future__ import annotations
@@ -31,16 +32,23 @@ from support.endpoint import Endpoint
 from support.noise import cling
 from support.program import Program, mep
 from support.relay import Relay
-from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
+from support.remote import WAIT_S, alive, by_source, escape, kill_9, titled
 from support.rigs import make_open_dir
 from support.wait import until
 
 GONE_S = 2.0
 NAME = "trials"
+_SESSION = f"mep session: {NAME} "
 USER_UID = 20001  # alice, in the sandbox
+ENGINES = {"threads": "ThreadPoolEngine", "processes": "ProcessPoolEngine", "parsl": "GlobusComputeEngine"}
+PAM_SERVICE = Path("/etc/pam.d/mep-trials")  # in the sandbox's own /etc
 TEMPLATE = """\
 engine:
-  type: ThreadPoolEngine
+  type: {{ engine }}
+{% if engine == "GlobusComputeEngine" %}
+  address: 127.0.0.1
+  provider: {type: LocalProvider, init_blocks: 1, min_blocks: 0, max_blocks: 1}
+{% endif %}
 idle_heartbeats_soft: {{ idle }}
 heartbeat_period: 5
 """
@@ -70,9 +78,14 @@ class Row:
 
 
 class Rig:
-    """A relay and one endpoint, started again after a trial that ends it. `cgroups` False: hidden from it."""
+    """A relay and one endpoint, started again after a trial that ends it. `cgroups` False: hidden from it.
 
-    def __init__(self, *, cgroups: bool = True, relay: Relay | None = None) -> None:
+    `engine`: one of ENGINES. `pam`: with a session of the modules that every host has.
+    """
+
+    def __init__(
+        self, *, cgroups: bool = True, relay: Relay | None = None, engine: str = "threads", pam: bool = False
+    ) -> None:
         self.folder = make_open_dir()
         self._own_relay = relay is None
         self.relay = relay or Relay(self.folder / "relay").start()
@@ -82,7 +95,12 @@ class Rig:
         self.site = Endpoint(NAME, etc, self.relay)
         client = self.relay.client(NAME)
         self.site.extra_env |= {"MEP_CLIENT_ID": client.client_id, "MEP_CLIENT_SECRET": client.client_secret}
-        self.site.configure(template=TEMPLATE, config={"start_rate_per_user": None})
+        config: dict[str, Any] = {"start_rate_per_user": None}
+        if pam:
+            PAM_SERVICE.write_text("account required pam_unix.so\nsession required pam_unix.so\n")
+            config["pam"] = {"enable": True, "service_name": PAM_SERVICE.name}
+        self.site.configure(template=TEMPLATE, config=config)
+        self._engine, self._pam = ENGINES[engine], pam
         self.stopping: Program | None = None
         self._environment = dict(os.environ)
         os.environ |= self.relay.sdk_env("alice@example.org")
@@ -91,6 +109,7 @@ class Rig:
         os.environ.clear()
         os.environ.update(self._environment)
         self.site.stop()
+        PAM_SERVICE.unlink(missing_ok=True)
         if self._own_relay:
             self.relay.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -117,6 +136,12 @@ class Rig:
         reply = ask(self.site.state_dir / "control.sock", Request(verb="status"))
         return reply.status if reply is not None else None
 
+    def _user_endpoint(self) -> int:
+        status = self._status()
+        assert status is not None
+        [one] = status.user_endpoints
+        return one.pid
+
     def _is_up(self) -> bool:
         status = self._status()
         return status is not None and status.state == "running"
@@ -126,11 +151,12 @@ class Rig:
         self.start()
         status = self._status()
         assert status is not None
-        idle = 1 if way == "idle" else 0
-        with by_source(status.endpoint_id, user_endpoint_config={"idle": idle}) as executor:
-            main = executor.submit(process_id).result(WAIT_S)
+        options = {"idle": 1 if way == "idle" else 0, "engine": self._engine}
+        with by_source(status.endpoint_id, user_endpoint_config=options) as executor:
             executor.submit(escape).result(WAIT_S)
             executor.submit(cling).result(WAIT_S)
+            main = self._user_endpoint()
+        assert not self._pam or titled(_SESSION), "there is a session to be closed"
         monitor, gates = status.pid, titled(f"mep gate: {NAME}")
         pidfd = os.pidfd_open(main)
         try:
@@ -141,7 +167,9 @@ class Rig:
                 began = time.monotonic()  # it may take leave as long as it likes: what it leaves is the question
         finally:
             os.close(pidfd)
-        while (left := processes_of(USER_UID)) and time.monotonic() < began + 3 * GONE_S:
+        while (
+            left := processes_of(USER_UID) + titled(f"mep session: {NAME} ")
+        ) and time.monotonic() < began + 3 * GONE_S:
             time.sleep(0.005)
         took = time.monotonic() - began
         for pid in left:
@@ -212,6 +240,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./dev trials", description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, default=100, metavar="N", help="of each way [100]")
     parser.add_argument("--way", default=",".join(WAYS), metavar="WAY[,WAY]", help=f"of: {', '.join(WAYS)}")
+    parser.add_argument("--engine", default="threads", choices=ENGINES, help="what runs the tasks [threads]")
+    parser.add_argument("--pam", action="store_true", help="with PAM sessions")
     parser.add_argument("--no-cgroups", action="store_true", help="hide cgroup v2 from the daemon")
     parser.add_argument("--storm", action="store_true", help="instead: 200 users' endpoints at once")
     parser.add_argument("--realtime", action="store_true", help="take precedence over whatever else runs")
@@ -228,7 +258,8 @@ def main(argv: list[str]) -> int:
     ways = arguments.way.split(",")
     if unknown := [way for way in ways if way not in WAYS]:
         parser.error(f"unknown way {unknown[0]!r}; ways: {', '.join(WAYS)}")
-    rig, rows = Rig(cgroups=not arguments.no_cgroups), []
+    rig = Rig(cgroups=not arguments.no_cgroups, engine=arguments.engine, pam=arguments.pam)
+    rows = []
     try:
         for way in ways:
             rows.append(run(rig, way, arguments.trials))
