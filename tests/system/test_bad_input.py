@@ -107,6 +107,8 @@ def test_an_audit_log_that_cannot_be_made_keeps_the_endpoint_from_starting(
     assert done.returncode != 0
     assert "AUDIT_UNWRITABLE" in done.stderr
     assert str(open_dir / "no" / "audit.log") in done.stderr
+    assert site.status()["failure"].startswith("AUDIT_UNWRITABLE")
+    assert f"AUDIT_UNWRITABLE: The audit log {open_dir}/no/audit.log" in printed(site)
     assert "Traceback" not in done.stderr
     until(lambda: not titled(f": {site.name}"), "nothing is left")
 
@@ -323,8 +325,13 @@ def test_a_relay_that_answers_for_another_endpoint_ends_the_daemon_and_changes_n
     assert "Traceback" not in done.stderr
     until(lambda: not titled(": mine"), "nothing is left")
     assert site.id == mine
+    assert site.status()["state"] == "stopped"
+    assert ": RELAY_REFUSED: " in printed(site)
+    assert another in printed(site)
     site.start()
     assert site.id == mine
+    site.stop()
+    assert "RELAY_REFUSED" not in printed(site)
 
 
 def test_a_lock_left_by_a_killed_daemon_is_no_obstacle_and_a_failed_second_start_harms_nobody(

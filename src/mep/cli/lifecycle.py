@@ -18,7 +18,7 @@ from mep.base.errors import HostError, InputError, MepError, RefusedError
 from mep.base.exits import Exit
 from mep.cli.context import Cli, endpoint_argument, pass_cli
 from mep.cli.output import json_option, print_json, print_table
-from mep.cli.state import read_endpoint_id
+from mep.cli.state import read_endpoint_id, read_last_failure
 from mep.config.paths import EndpointPaths
 from mep.wire.control import EndpointStatus, Reply, Request
 
@@ -37,8 +37,10 @@ def start(cli: Cli, name: str, detach: bool, wait_s: float, credentials_fd: int)
     As root it serves many users, each as themselves; otherwise only the person who starts it.
     """
     from mep.cli.failure import describe
+    from mep.daemon.lastfailure import remember_failure
     from mep.host.notify import tell_systemd
 
+    paths = None
     try:
         paths = cli.existing(name)
         if credentials_fd < 0:
@@ -46,6 +48,8 @@ def start(cli: Cli, name: str, detach: bool, wait_s: float, credentials_fd: int)
         return _start(paths, detach=detach, wait_s=wait_s, credentials_fd=credentials_fd)
     except MepError as error:
         tell_systemd(STATUS=describe(error))
+        if paths is not None and error.code is not Code.ALREADY_RUNNING:
+            remember_failure(paths, describe(error), privileged=cli.privileged)
         raise
 
 
@@ -198,7 +202,10 @@ def status(cli: Cli, name: str, as_json: bool) -> int:  # noqa: FBT001 - click's
     reply = _tell(paths, Request(verb="status"))
     found = reply.status if reply is not None else None
     if found is None:
-        found = EndpointStatus(name=paths.name, endpoint_id=read_endpoint_id(paths), state="stopped")
+        since, failure = read_last_failure(paths)
+        found = EndpointStatus(
+            name=paths.name, endpoint_id=read_endpoint_id(paths), state="stopped", since=since, failure=failure
+        )
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -208,6 +215,9 @@ def status(cli: Cli, name: str, as_json: bool) -> int:  # noqa: FBT001 - click's
 
 def _show(found: EndpointStatus) -> None:
     click.echo(f"{found.name} ({found.endpoint_id or 'not registered'}): {found.state}")
+    if found.failure:
+        when = datetime.fromtimestamp(found.since).astimezone().isoformat(" ", "seconds")
+        click.echo(f"  could not go on, {when}: {found.failure}")
     for label, service in (("relay", found.relay), ("broker", found.broker)):
         if service is not None:
             since = datetime.fromtimestamp(service.since).astimezone().isoformat(" ", "seconds")

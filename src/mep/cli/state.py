@@ -34,6 +34,19 @@ def read_endpoint_id(paths: EndpointPaths) -> str:
     return ""
 
 
+def read_last_failure(paths: EndpointPaths) -> tuple[float, str]:
+    """Return when and why the endpoint could not start or go on the last time; (0.0, "") if it could, or we may
+    not look."""
+    from mep.daemon.lastfailure import FILE_NAME
+
+    path = paths.state_dir / FILE_NAME
+    try:
+        text = read_own(path)
+        return path.stat().st_mtime, " ".join(text.split())
+    except (MepError, OSError):
+        return 0.0, ""
+
+
 def is_running(paths: EndpointPaths) -> bool | None:
     """Tell whether a daemon answers at the control socket; None if we may not look."""
     try:

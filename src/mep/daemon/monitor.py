@@ -26,6 +26,7 @@ from mep.daemon.files import LiveFiles
 from mep.daemon.gatekeeper import DUBIOUS, Gatekeeper
 from mep.daemon.gatesettings import GateSettings
 from mep.daemon.keeper import Keeper
+from mep.daemon.lastfailure import forget_failure, remember_failure
 from mep.daemon.loop import Loop, Timer
 from mep.daemon.outcomes import Outcomes
 from mep.daemon.request import Request, serve_request
@@ -233,6 +234,7 @@ class Monitor:
         if message.service == "broker" and message.state == "connected" and not self._up:
             self._up = True
             tell_systemd(READY="1")
+            forget_failure(self._endpoint.paths)
             log.info("endpoint %s (%s): up", self._name, self._state.endpoint_id)
             self._on_up(Exit.OK, "")
 
@@ -254,6 +256,7 @@ class Monitor:
     def _fail(self, status: int, text: str) -> None:
         log.error("endpoint %s: cannot go on: %s", self._name, text)
         tell_systemd(STATUS=text)
+        remember_failure(self._endpoint.paths, text, privileged=self._endpoint.privileged)
         self._exit = status
         if not self._up:
             self._on_up(status, text)

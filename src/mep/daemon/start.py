@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import select
-from collections.abc import Callable
 
 from daemon import DaemonContext
 
@@ -15,6 +14,7 @@ from mep.base.exits import Exit
 from mep.base.log import setup_logging
 from mep.base.secrets import forbid_core_dumps
 from mep.daemon.detachedlog import DetachedLog
+from mep.daemon.lastfailure import remember_failure
 from mep.daemon.lock import EndpointLock
 from mep.daemon.monitor import Monitor, OnUp
 from mep.daemon.settings import Endpoint, Parts
@@ -81,15 +81,11 @@ def _detach(endpoint: Endpoint, parts: Parts, lock: EndpointLock, tell: int) -> 
             os.close(tell)
             tell = -1
 
-    return _told(lambda: run_here(endpoint, parts, lock, on_up=on_up, log_file=log_file), on_up)
-
-
-def _told(run: Callable[[], int], on_up: OnUp) -> int:
-    """Run; a failure to begin is told to who waits, and logged."""
     try:
-        return run()
+        return run_here(endpoint, parts, lock, on_up=on_up, log_file=log_file)
     except MepError as error:
         log.error("%s", error.for_admin())
+        remember_failure(endpoint.paths, error.for_admin(), privileged=endpoint.privileged)
         on_up(Exit.CONFIG if error.code.startswith("CONFIG") else Exit.FAILED, error.for_admin())
         return Exit.FAILED
 

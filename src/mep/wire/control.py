@@ -51,7 +51,8 @@ class FileStatus(Struct, frozen=True, kw_only=True):
 class EndpointStatus(Struct, frozen=True, kw_only=True):
     """What `mep status --json` prints. `state`: starting | running | draining | stopping | stopped.
 
-    `kept_by`: what holds the users' processes together. `problems`: what keeps it from taking work now.
+    `kept_by`: what holds the users' processes together. `problems`: what keeps it from taking work now. `failure`:
+    why one that is stopped could not start or go on, at `since`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class EndpointStatus(Struct, frozen=True, kw_only=True):
     last_refusals: list[dict[str, str]] = []
     kept_by: str = ""
     problems: list[str] = []
+    failure: str = ""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
