@@ -175,7 +175,9 @@ NEXT_STEPS: dict[Code, NextStep] = {
     ),
     Code.MAPPING_FAILED: NextStep(_ASK, "Run the mapping program by hand; `mep map` runs it, too."),
     Code.PAM_REFUSED: NextStep(_ASK, "See the PAM modules' own messages, and pam.service_name."),
-    Code.ENDPOINT_FULL: NextStep("Submit again later, or to another endpoint.", "Raise max_user_endpoints."),
+    Code.ENDPOINT_FULL: NextStep(
+        "Submit again later, or to another endpoint.", "Raise max_user_endpoints, or the limit that is named."
+    ),
     Code.USER_LIMIT_REACHED: NextStep(
         "Use the same user_endpoint_config for more of your tasks, or wait until one has gone idle.",
         "Raise max_user_endpoints_per_user.",

@@ -19,7 +19,8 @@ MEANINGS: Final[dict[Code, str]] = {
     Code.MAPPING_TIMEOUT: "The mapping program or the name service took longer than `mapping_timeout_s`.",
     Code.MAPPING_FAILED: "The mapping program failed, or did not answer as it must.",
     Code.PAM_REFUSED: "PAM does not admit the account (expired, nologin, access rules, limits ...).",
-    Code.ENDPOINT_FULL: "As many user endpoints run as `max_user_endpoints` allows, or too many starts wait.",
+    Code.ENDPOINT_FULL: "As many user endpoints run as `max_user_endpoints`, or its number of descriptors, "
+    "allows, or too many starts wait.",
     Code.USER_LIMIT_REACHED: "The user has as many user endpoints as `max_user_endpoints_per_user` allows.",
     Code.START_RATE_EXCEEDED: "More starts within a minute than `start_rate_per_user` allows, or too many wait.",
     Code.ENDPOINT_DRAINING: "The endpoint finishes its work and takes no new (`mep drain`).",

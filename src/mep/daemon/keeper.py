@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from mep.daemon.turns import WAIT_S, Turns
 from mep.daemon.ueps import Reaper, Uep
 from mep.daemon.wishes import Answer, Wish, Wishes
 from mep.host.waiting import waits_for_files
+from mep.priv import clone
+from mep.priv.box import Box
 from mep.priv.limits import Limits
 from mep.wire import privsep
 from mep.wire.control import UepStatus
@@ -150,17 +153,13 @@ class Keeper:
             check_load([], "", self._ties.rules(), draining=True)
         claims = wish.claims
         box = self._ties.make_box(f"uep-{claims.uep}")
-        ours, theirs = privsep.channel_pair()
         try:
-            child = self._ties.fork(wish, box, theirs)
+            child, ours = self._fork_into(box, wish)
         except OSError as error:
-            ours.close()
             box.remove()
             raise HostError(
                 Code.SPAWN_FAILED, "The endpoint could not start your process.", admin_text=f"fork: {error}"
             ) from None
-        finally:
-            theirs.close()
         uep = Uep(
             uep_id=claims.uep,
             request_id=wish.request_id,
@@ -176,6 +175,17 @@ class Keeper:
         self._reaper.follow(uep)
         self._hearing.listen(uep)
         self._endings.limit(uep, self._config.mapping_timeout_s + _MAPPING_SLACK_S, mapping_late)
+
+    def _fork_into(self, box: Box, wish: Wish) -> tuple[clone.Child, socket.socket]:
+        """Return the child and our end of its socket. OSError as the kernel says. Privilege: to fork."""
+        ours, theirs = privsep.channel_pair()
+        try:
+            return self._ties.fork(wish, box, theirs), ours
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
 
     # ---- what it says (daemon.hearing has when it may) ----
 

@@ -39,7 +39,7 @@ from mep.daemon.verify import Verifier
 from mep.daemon.wishes import Wish
 from mep.host.notify import tell_systemd
 from mep.host.watch import Watch
-from mep.priv import clone
+from mep.priv import clone, fds
 from mep.priv.box import Box
 from mep.priv.limits import Limits
 from mep.wire import control
@@ -77,6 +77,7 @@ class Monitor:
             parts=parts,
         )
         self._loop = Loop()
+        fds.raise_limit()  # a user endpoint takes up to 7 descriptors
         self._shelter = Shelter(self._loop, self._state, name=self._name, unique=str(endpoint.paths.state_dir))
         config = endpoint.config
         self._limits = Limits(**config.limits.model_dump())

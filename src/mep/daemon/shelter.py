@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from mep.base.codes import Code
-from mep.base.errors import HostError
+from mep.base.errors import HostError, RefusedError
 from mep.daemon.loop import Loop
 from mep.daemon.state import State
-from mep.priv import cgroup, clone, guard
+from mep.priv import cgroup, clone, fds, guard
 from mep.priv.box import Box
 from mep.priv.limits import Limits, describe_limits
 
@@ -82,12 +82,28 @@ class Shelter:
         self._gate = None
 
     def make_box(self, name: str, *, session: bool, limits: Limits) -> Box:
-        """Return a fresh box for one user endpoint. HostError(SPAWN_FAILED). Privilege: write access.
+        """Return a fresh box for one user endpoint. HostError(SPAWN_FAILED), RefusedError(ENDPOINT_FULL).
 
-        `session`: a session process stands between us and it; so it does where there are no cgroups.
+        `session`: a session process stands between us and it; so it does where there are no cgroups. Privilege:
+        write access.
         """
+        if not fds.has_room():
+            raise RefusedError(
+                Code.ENDPOINT_FULL,
+                "As many user endpoints run here as this endpoint can have.",
+                admin_text="The monitor has almost as many descriptors as it may: LimitNOFILE= of the service.",
+            )
         cgroup = self._tree.make(name) if self._tree else None
-        box = Box(cgroup, session=session or cgroup is None)
+        try:
+            box = Box(cgroup, session=session or cgroup is None)
+        except OSError as error:
+            if cgroup is not None:
+                cgroup.remove()
+            raise HostError(
+                Code.SPAWN_FAILED,
+                "The endpoint could not make a container for your processes.",
+                admin_text=f"Cannot make what is below the cgroup of {name}: {error}.",
+            ) from None
         try:
             box.limit(limits)
         except OSError as error:

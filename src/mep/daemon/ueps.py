@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 #: A user endpoint may tell us this many notes in a row, then as many per second: more waits in its own socket.
 NOTES_PER_S = 20
+_SWEEP_AGAIN_S = 1.0
 
 
 @dataclass
@@ -127,19 +128,24 @@ class Reaper:
 
     def sweep(self, uep: Uep) -> None:
         """Kill what the first process left, and go on when all are gone. Privilege: as the box."""
-        uep.box.kill_all(uep.child)
-        if uep.box.is_empty():
+        try:
+            uep.box.kill_all(uep.child)
+            if not uep.box.is_empty():
+                uep.events_fd = uep.box.open_events()
+        except OSError as error:
+            log.error("%s: what it left cannot be killed now: %s", uep.describe(), error)
+            self._loop.call_later(_SWEEP_AGAIN_S, lambda: self.sweep(uep))
+            return
+        if uep.events_fd < 0:
             self._gone(uep)
             return
-        uep.events_fd = uep.box.open_events()
         self._loop.watch(uep.events_fd, lambda: self._maybe_gone(uep), PRIORITY)
         self._maybe_gone(uep)
 
     def _maybe_gone(self, uep: Uep) -> None:
         if uep.events_fd < 0:
             return
-        os.pread(uep.events_fd, 256, 0)  # reading re-arms the notification
-        if uep.box.is_empty():
+        if b"populated 0" in os.pread(uep.events_fd, 256, 0):  # reading re-arms the notification
             self._loop.unwatch(uep.events_fd)
             os.close(uep.events_fd)
             uep.events_fd = -1
