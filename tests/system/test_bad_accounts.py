@@ -17,6 +17,7 @@ import pytest
 
 from mep.base.codes import Code
 from mep.sdk.errors import TaskExecutionFailed
+from support.eaters import eat_memory
 from support.endpoint import Endpoint
 from support.program import clean_environment
 from support.program import run as run_program
@@ -176,3 +177,22 @@ def test_a_user_who_is_over_the_process_limit_already_is_told_so_and_mep_status_
     assert "Traceback" not in site.log_text()
     with by_source(site.id) as executor:
         executor.submit(process_id).result(WAIT_S)
+
+
+def test_a_function_over_the_memory_limit_of_a_process_fails_alone_and_the_limit_is_named(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    """Without a memory controller: no process is killed, the kernel only gives it no more."""
+    template = "engine:\n  type: {{ engine }}\n  max_workers: 1\n"
+    site = endpoint("small", template=template, config={"limits": {"memory": "1 GiB"}})
+    sdk_env(ALICE)
+    for engine in ("ThreadPoolEngine", "ProcessPoolEngine"):
+        with by_source(site.id, user_endpoint_config={"engine": engine}) as executor:
+            before = executor.submit(process_id).result(WAIT_S)
+            text = str(executor.submit(eat_memory, 2000).exception(WAIT_S))
+            assert "MemoryError" in text
+            assert "out of memory: the limit of a process is 1 GiB" in text
+            assert executor.submit(eat_memory, 50).result(WAIT_S) == 50
+            assert executor.submit(process_id).result(WAIT_S) == before
+    assert site.status()["last_refusals"] == []
+    assert "Traceback" not in site.log_text()

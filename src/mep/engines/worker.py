@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ import dill
 import mep
 from mep.base.codes import Code
 from mep.base.errors import MepError
+from mep.base.sizes import size_text
 from mep.engines.timelimit import TaskTimeout, time_limit
 from mep.serialize.facade import Serializer, serialize_result
 from mep.wire import envelope
@@ -152,10 +154,17 @@ def _describe(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, MepError):
         return REMOTE_ERROR, message, _text(error, keep_frames=False)
     if isinstance(error, MemoryError):
-        message += ": out of memory"
-    elif isinstance(error, TaskTimeout):
+        why = "out of memory" + _most_memory()
+        return REMOTE_ERROR, f"{message}: {why}", f"{_text(error, keep_frames=True)}[{why}]\n"
+    if isinstance(error, TaskTimeout):
         message += f": {error}"
     return REMOTE_ERROR, message, _text(error, keep_frames=True)
+
+
+def _most_memory() -> str:
+    """Return what a process may have, where that is limited: Python says nothing of it."""
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return "" if limit_bytes == resource.RLIM_INFINITY else f": the limit of a process is {size_text(limit_bytes)}"
 
 
 def _text(error: BaseException, *, keep_frames: bool) -> str:
