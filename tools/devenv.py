@@ -33,6 +33,7 @@ APT_PACKAGES = (
     "strace",
     "shellcheck",
     "libpam-modules",
+    "at",
     "systemd-container",  # with the next two: a container with a real systemd and logind
     "libpam-systemd",
     "dbus",

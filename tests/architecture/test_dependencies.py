@@ -30,6 +30,7 @@ BROUGHT_ALONG = {
     "pydantic_core": "pydantic",
     "requests": "globus-sdk",
     "starlette": "fastapi",
+    "zmq": "parsl",
     "typing_extensions": "pydantic",
     "referencing": "jsonschema",
 }

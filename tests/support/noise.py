@@ -58,21 +58,33 @@ def flood_monitor(seconds: float) -> int:
     return count
 
 
-def send_lingering_socket() -> str:
-    """Give the monitor the last descriptor of a TCP socket whose close takes an hour; return how that went."""
+def hold_connections() -> int:
+    """Accept connections and read nothing, as long as this process lives; return the port."""
+    import socket
+    import threading
+
+    server, held = socket.create_server(("127.0.0.1", 0)), []
+
+    def hold() -> None:
+        while True:
+            held.append(server.accept())
+
+    threading.Thread(target=hold, daemon=True).start()
+    port: int = server.getsockname()[1]
+    return port
+
+
+def send_lingering_socket(port: int) -> str:
+    """Give the monitor the last descriptor of a TCP socket whose close takes an hour; return how that went.
+
+    `port`: of an accomplice, who lives on and does not read.
+    """
     import contextlib
     import os
     import socket
     import struct
-    import time
 
-    server = socket.create_server(("127.0.0.1", 0))
-    sender = socket.create_connection(server.getsockname())
-    if os.fork() == 0:  # keeps the other end, and does not read
-        sender.close()
-        peer = server.accept()[0]
-        time.sleep(1000)
-        peer.close()
+    sender = socket.create_connection(("127.0.0.1", port))
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
     sender.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -118,7 +130,7 @@ def cling() -> list[int]:
     """Start processes that mean to outlive everything; return their pids.
 
     Detached, all signals blocked, no parent-death signal, stopped, traced, in namespaces of their own, under nohup
-    and at and systemd-run where they are; all hold every inherited descriptor.
+    and systemd-run where they are; all hold every inherited descriptor.
     """
     import ctypes
     import os
@@ -169,11 +181,26 @@ def cling() -> list[int]:
     while len(pids) < len(bodies):
         pids += [int(line) for line in os.read(readable, 1000).split()]
     pids.append(subprocess.Popen(["nohup", "sleep", "1000"], stdout=-3, stderr=-3).pid)
-    detaching = (["setsid", "--fork", "sleep", "1001"], ["at", "now"], ["systemd-run", "--user", "sleep", "1002"])
+    detaching = (["setsid", "--fork", "sleep", "1001"], ["systemd-run", "--user", "sleep", "1002"])
     for command in detaching:
         if shutil.which(command[0]):
-            subprocess.run(command, input=b"sleep 1003", stdout=-3, stderr=-3, timeout=5, check=False)
+            subprocess.run(command, stdin=-3, stdout=-3, stderr=-3, timeout=5, check=False)
     return pids
+
+
+def leave_a_job(path: str) -> list[str]:
+    """Try to leave a job with the host's own services, which would write `path` in an hour; return what worked."""
+    import shutil
+    import subprocess
+
+    done = []
+    for name, command in {"at": ["at", "now + 1 hour"], "cron": ["crontab", "-"]}.items():
+        job = f"{'* * * * * ' if name == 'cron' else ''}touch {path}\n"
+        if shutil.which(command[0]):
+            told = subprocess.run(command, input=job.encode(), capture_output=True, timeout=10, check=False)
+            if told.returncode == 0:
+                done.append(name)
+    return done
 
 
 def hydra() -> int:

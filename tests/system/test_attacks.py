@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,20 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mep.wire import signing
-from mep.wire.privsep import Owner, Start
-from support.daemonrig import OWNER, claims_for, daemon
+from mep.wire.privsep import Fatal, GateToMonitor, Owner, Registered, Start, Stop
+from support.daemonrig import ENDPOINT_ID, OWNER, claims_for, daemon
 from support.lingering import LINGER_S, lingering_socket
 from support.program import clean_environment
-from support.remote import WAIT_S, by_source, process_id, refusal, titled
+from support.remote import WAIT_S, alive, by_source, process_id, refusal, titled
 from support.rigs import MakeEndpoint, SdkEnv
 
 pytestmark = pytest.mark.timeout(120)
 
 
-def test_a_folder_that_root_starts_the_endpoint_in_brings_no_code(open_dir: Path) -> None:
+def test_a_folder_that_root_starts_the_endpoint_in_brings_no_code(open_dir: Path, mep: str) -> None:
     theirs = open_dir / "theirs"
     (theirs / "mep").mkdir(parents=True)
     trap = "from pathlib import Path\nPath(__file__).with_name('sprung').touch()\n"
@@ -35,7 +35,7 @@ def test_a_folder_that_root_starts_the_endpoint_in_brings_no_code(open_dir: Path
     site.mkdir(parents=True)
     (site / "config.yaml").write_text("no_such_setting: 1\n")
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "mep", "--config-dir", str(open_dir / "etc"), "start", "site"],
+        [mep, "--config-dir", str(open_dir / "etc"), "start", "site"],
         env=clean_environment(extra={"MEP_CLIENT_ID": "id", "MEP_CLIENT_SECRET": "secret"}),
         cwd=theirs,
         capture_output=True,
@@ -136,12 +136,36 @@ def test_descriptors_with_messages_that_want_none_are_not_kept(tmp_path: Path) -
     with daemon(tmp_path) as rig:
         rig.decision(rig.start(claims_for(), ["ready", ["exit", 0]]))
         before = len(descriptors(rig.child.pid))
-        for _ in range(50):
+        for _ in range(12):
             fd = os.memfd_create("one of many")
             rig.gate.send(Owner(identities=[OWNER]), fd)
             os.close(fd)
-        assert rig.status().state == "running", "all of them were heard"
-        assert len(descriptors(rig.child.pid)) <= before + 2
+        rig.decision(rig.start(claims_for(), ["ready", ["exit", 0]]))  # all of them were heard before
+        assert len(descriptors(rig.child.pid)) <= before + 6, "twelve were sent; that last request has some"
+
+
+@pytest.mark.parametrize("said", ["fatal", "another id", "another key"])
+def test_a_gate_that_was_taken_over_ends_the_endpoint_at_most(tmp_path: Path, said: str) -> None:
+    strange = signing.public_key(Ed25519PrivateKey.generate())
+    with daemon(tmp_path, signed=True) as rig:
+        assert rig.key is not None
+        known = [signing.public_key(rig.key)]
+        assert rig.event(rig.start(claims_for(), ["linger", "serve"])).event == "ready"
+        [uep] = [row.pid for row in rig.status().user_endpoints]
+        files = {rig.paths.state_dir / name for name in ("endpoint.json", "relay_keys.json")}
+        before = {path: path.read_bytes() for path in files}
+        messages: dict[str, GateToMonitor] = {
+            "fatal": Fatal(code="ENDPOINT_LOCKED", text="says the gate", exit_code=69),
+            "another id": Registered(endpoint_id="bbbbbbbb-0000-4000-8000-000000000001", keys=known),
+            "another key": Registered(endpoint_id=ENDPOINT_ID, keys=[strange]),
+        }
+        rig.gate.send(messages[said])
+        rig.hear(Stop)
+        assert rig.end().status == 69
+        assert alive([uep]) == []
+        assert {path: path.read_bytes() for path in files} == before, "nothing is believed"
+    with daemon(tmp_path, key=rig.key) as again:
+        assert again.decision(again.start(claims_for(), ["serve"])).verdict == "started"
 
 
 @pytest.mark.parametrize("signed", [False, True])

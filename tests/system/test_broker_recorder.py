@@ -23,12 +23,12 @@ from mep.sdk.errors import TaskExecutionFailed
 from mep.serialize import JSONData, PureSourceTextInspect, Serializer, serialize_result
 from mep.wire import command, envelope, sealed
 from mep.wire.envelope import HEADER_FUNCTION, HEADER_TASK, Result, StatusReport, Task
+from mep.wire.packing import pack
 from mep.wire.seal import is_sealed
 from support.broker import manage
 from support.relay import Relay
 from support.remote import WAIT_S, process_id
 from support.rigs import MakeEndpoint, SdkEnv
-from support.uep import task_buffer
 from support.wait import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -226,7 +226,9 @@ def forge(
 ) -> None:
     """Say everything that would be believed without seals, under the names of those whom it concerns."""
     headers = {HEADER_TASK: new_id(), HEADER_FUNCTION: new_id()}
-    task = envelope.encode(Task(task_id=headers[HEADER_TASK], task_buffer=task_buffer(add_line, str(trace))))
+    by_source = Serializer(PureSourceTextInspect)  # what could not be read there would prove nothing
+    buffer = pack([by_source.serialize(add_line)]) + by_source.pack_arguments((str(trace),), {})
+    task = envelope.encode(Task(task_id=headers[HEADER_TASK], task_buffer=buffer))
     recorder.say(topology.TASKS, f"{uep_id}.tasks", task, headers=headers)
     result = envelope.encode(Result(task_id=task_id, data=serialize_result(Bomb(bombed))))
     recorder.say(topology.RESULTS, f"{uep_id}.results", result)

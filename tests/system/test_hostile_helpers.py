@@ -151,3 +151,12 @@ def test_setuid_programs_work_where_no_new_privs_is_off() -> None:
 def test_what_clings_outlives_whoever_started_it() -> None:
     pids = [int(pid) for pid in let_loose(noise.cling)]
     assert len(pids) == len(alive(pids)) == noise.CLINGING
+
+
+def test_a_job_can_be_left_where_no_new_privs_is_off() -> None:
+    try:
+        assert "at" in let_loose(noise.leave_a_job, "'/home/alice/later'"), "needs the Debian package at"
+    finally:
+        for job in Path("/var/spool/cron/atjobs").glob("a*"):
+            if job.stat().st_uid == ALICE:
+                job.unlink()

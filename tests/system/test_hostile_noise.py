@@ -109,18 +109,21 @@ def _cpu_s(pid: int) -> float:
 
 def test_a_descriptor_sent_to_the_monitor_does_not_hold_it_up(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
     site = endpoint("lingering")
-    sdk_env("alice@example.org")
-    with by_source(site.id) as alices:
-        alices.submit(process_id).result(WAIT_S)
-        attack = alices.submit(noise.send_lingering_socket)
-        sdk_env("bob@example.org")
-        with by_source(site.id) as bobs:
-            serves(site, bobs)
-            try:
-                assert attack.result(WAIT_S) in REFUSED_BY_THE_KERNEL
-            except TaskExecutionFailed:
-                pass  # it had to leave for the attack
-            serves(site, bobs)
+    sdk_env("bob@example.org")
+    with by_source(site.id) as bobs:
+        port = bobs.submit(noise.hold_connections).result(WAIT_S)
+        sdk_env("alice@example.org")
+        with by_source(site.id) as alices:
+            alices.submit(process_id).result(WAIT_S)
+            attack = alices.submit(noise.send_lingering_socket, port)
+            sdk_env("carol@example.org")
+            with by_source(site.id) as carols:
+                serves(site, carols)
+                try:
+                    assert attack.result(WAIT_S) in REFUSED_BY_THE_KERNEL
+                except TaskExecutionFailed:
+                    pass  # it had to leave for the attack
+                serves(site, carols)
     began = time.monotonic()
     site.mep("stop", "lingering")
     assert time.monotonic() - began < 15
@@ -145,6 +148,7 @@ def test_what_clings_ends_with_the_endpoint(endpoint: MakeEndpoint, sdk_env: Sdk
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
         pids = [*executor.submit(noise.cling).result(WAIT_S), executor.submit(noise.hydra).result(WAIT_S)]
+        assert executor.submit(noise.leave_a_job, "/home/alice/later").result(WAIT_S) == []
     assert len(alive(pids)) == len(pids)
     began = time.monotonic()
     site.mep("stop", "clung")

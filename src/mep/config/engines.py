@@ -86,7 +86,9 @@ class ParslEngine(EngineConfig):
     container_uri: str | None = setting(None, "The container image.")
     container_cmd_options: str | None = setting(None, "Options for the container command.")
     encrypted: bool = setting(
-        default=True, description="Encrypt the traffic between the workers and the endpoint."
+        default=True,
+        description="Encrypt the traffic between the workers and the endpoint. Without it, whoever reaches "
+        "their ports can run code as the user.",
     )
     strategy: str | Options | None = setting(None, "How blocks are scaled. Older spelling of job_status_kwargs.")
     job_status_kwargs: Options = setting(dict, "Scaling: strategy, strategy_period and max_idletime.")
