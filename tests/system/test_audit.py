@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ from support.smalldisk import tiny_disk, use_up
 from support.wait import until
 
 pytestmark = pytest.mark.timeout(120)
+
+PARSL = """\
+engine:
+  type: GlobusComputeEngine
+  max_workers_per_node: 1
+  provider: {type: LocalProvider, init_blocks: 1, min_blocks: 0, max_blocks: 1}
+"""
 
 
 def boom() -> None:
@@ -85,6 +93,28 @@ def test_each_step_of_a_task_is_a_line_under_the_monitors_own_facts(
             for fact in ("request_id", "identity", "username", "user", "uid", "uep"):
                 assert step[fact] == admitted[fact]
             assert step["pid"] == pid
+
+
+def test_block_job_host_and_pid_of_a_parsl_worker_are_in_the_audit_log(
+    endpoint: MakeEndpoint, sdk_env: SdkEnv
+) -> None:
+    site = endpoint("blocks", template=PARSL)
+    sdk_env("alice@example.org")
+    with by_source(site.id) as executor:
+        task = executor.submit(process_id)
+        pid = task.result(WAIT_S)
+
+        def ended() -> list[dict[str, Any]]:
+            found = [line for log in site.state_dir.glob("audit.log.tasks.*") for line in lines(log)]
+            return [line for line in found if line["event"] == "task-ended"]
+
+        [line] = until(ended, "its end is written")
+        [uep] = site.user_endpoints()
+        assert (line["task"], line["outcome"], line["user"]) == (task.task_id, "success", "alice")
+        assert (line["worker_pid"], line["worker_host"], line["block"]) == (pid, os.uname().nodename, "0")
+        assert line["pid"] == uep["pid"] != pid
+        job = Path("/proc", line["job"])  # the local provider's job is a process, of the user's
+        assert job.stat().st_uid == line["uid"]
 
 
 def test_who_forges_and_floods_reaches_only_their_own_file(endpoint: MakeEndpoint, sdk_env: SdkEnv) -> None:
