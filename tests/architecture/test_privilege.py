@@ -18,6 +18,10 @@ EXEC_CALLS = re.compile(r"^os\.(exec[lv]p?e?|system|popen|spawn[lv]p?e?)$")
 #: path -> (what it may call, why)
 PROCESS_EXCEPTIONS: dict[str, tuple[set[str], str]] = {
     "src/mep/endpoint/home.py": ({"os.dup2"}, "the user's process points its standard streams at its own log"),
+    "src/mep/endpoint/limits.py": (
+        {"os.posix_spawn"},
+        "a process that runs nothing, as the user: is there room for one?",
+    ),
     "src/mep/engines/workerlink.py": (
         {"os.fork", "os.kill", "os.waitpid"},
         "the process engine forks its workers",
