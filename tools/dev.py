@@ -16,6 +16,7 @@ import devenv
 import fuzz as fuzzing
 import linters
 import mutations
+import races as racing
 import tiers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ HELP = """usage: ./dev COMMAND
   mutate [NAME...]     take the product's mechanisms away one by one: the tests that promise them must fail;
                        --list shows them, --room R runs those of tests/mutations/R.toml (root)
   fuzz [MINUTES]       every decoder, guided by coverage, and every route of the relay (10); --help tells more
+  races [MINUTES]      every order of events around a user endpoint, on a model (10); --help tells more
   demo [--json]        two users on one endpoint, from nothing to nothing (root)
   chaos [...]          everything killed at random under load, every task accounted for; --help tells more (root)
   trials [...]         every end of a user endpoint, 100 times: nothing is left; --storm: 200 users at once (root)
@@ -52,6 +54,7 @@ def main(argv: list[str]) -> int:
         "check": check,
         "mutate": mutate,
         "fuzz": fuzz,
+        "races": races,
         "demo": demo,
         "bench": bench,
         "chaos": chaos,
@@ -112,6 +115,10 @@ def mutate(argv: list[str]) -> int:
 
 def fuzz(argv: list[str]) -> int:
     return fuzzing.start(devenv.prepare(ROOT, apt=os.geteuid() == 0), argv)
+
+
+def races(argv: list[str]) -> int:
+    return racing.start(devenv.prepare(ROOT, apt=False), argv)
 
 
 def demo(argv: list[str]) -> int:

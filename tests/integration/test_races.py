@@ -2,11 +2,13 @@
 
 The orders are explored on a model (support.raceworld says what in it is real: the decisions of relay, monitor and
 user endpoint; and what is modelled: broker, processes, engine, client), on a clock that only the model moves. What
-happens, and what must come of it, is in support.raceorders; how many orders there are is asserted here.
+happens, and what must come of it, is in support.raceorders; how many orders there are is asserted here. These are
+always the same ones; `./dev races` explores all of them, and others.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from support.raceorders import EVENTS, SITUATIONS, MakeWorld, Order, explore, judge, pairs, walks
 from support.raceworld import model
+
+EXAMPLES = int(os.environ.get("MEP_RACES_EXAMPLES", "60"))  # others, and other ones: `./dev races`
 
 
 @pytest.fixture
@@ -126,7 +130,7 @@ def test_any_order_at_any_time(make: MakeWorld) -> None:
     run_state_machine_as_test(
         Races,
         settings=settings(
-            max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=health, database=None,
-            derandomize=True,
+            max_examples=EXAMPLES, stateful_step_count=14, deadline=None, suppress_health_check=health,
+            database=None, derandomize="MEP_RACES_EXAMPLES" not in os.environ,
         ),
     )  # fmt: skip

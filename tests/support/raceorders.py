@@ -78,12 +78,40 @@ class Order:
     events: tuple[str, ...]
     gaps_s: tuple[float, ...]
 
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        steps = (f"+{gap_s:g} {event}" for gap_s, event in zip(self.gaps_s, self.events, strict=True))
+        return "; ".join([self.situation, *steps])
+
+    @classmethod
+    def parse(cls, text: str) -> Order:
+        situation, *steps = text.split("; ")
+        gaps, events = zip(*(step.split(" ", 1) for step in steps), strict=True)
+        if situation not in SITUATIONS or not EVENTS.keys() >= set(events):
+            raise ValueError(f"no such situation, or event, as in {text!r}")
+        return cls(situation, events, tuple(map(float, gaps)))
+
 
 def pairs(situation: str) -> Iterator[Order]:
     """Every two events, at once or after some time."""
     chance = random.Random(situation)
     for events in itertools.product(EVENTS, repeat=2):
         yield Order(situation, events, (0.0, chance.choice(GAPS_S)))
+
+
+def all_pairs() -> Iterator[Order]:
+    """Every two events in every situation, at every distance from its begin and from each other."""
+    for gaps_s in itertools.product(GAPS_S, repeat=2):
+        for situation in SITUATIONS:
+            for events in itertools.product(EVENTS, repeat=2):
+                yield Order(situation, events, gaps_s)
+
+
+def any_walk(chance: random.Random) -> Order:
+    """Two to eight events; half of the distances are none of those above."""
+    events = tuple(chance.choices(list(EVENTS), k=chance.randint(2, 8)))
+    gaps = (chance.choice((chance.choice(GAPS_S), round(3 ** chance.uniform(-6, 1), 4))) for _ in events)
+    return Order(chance.choice(list(SITUATIONS)), events, tuple(gaps))
 
 
 def walks(count: int) -> Iterator[Order]:
