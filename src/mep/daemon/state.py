@@ -24,6 +24,7 @@ from mep.wire.keys import PublicKey
 log = logging.getLogger(__name__)
 
 _REPLAYS = "replays"
+_MOST_LINES = 10_000  # of commands that were obeyed, until those are left out that are too old by now
 _MAX_BYTES = 1024 * 1024 * 1024  # a line for each start since the daemon began
 
 
@@ -42,6 +43,7 @@ class State:
         own = self._directory / "endpoint.json"
         self.endpoint_id = self._read_id(own) or self._read_id(paths.endpoint_json)
         self.keys: dict[str, PublicKey] = self._read_keys()
+        self._lines_since = 0  # the file was written anew
         self.replays = self._read_replays()
 
     # ---- the endpoint's id ----
@@ -135,6 +137,13 @@ class State:
                 "The endpoint could not start your process.",
                 admin_text=f"Cannot write {path}: {error.strerror}; what cannot be remembered is not obeyed.",
             ) from None
+        self._lines_since += 1
+        if self._lines_since >= _MOST_LINES:
+            self._lines_since = 0
+            try:
+                self._read_replays()
+            except (OSError, HostError) as error:  # it is longer than it need be, and complete
+                log.error("%s cannot be made shorter: %s", path, error)
 
     def _read_replays(self) -> ReplayCache:
         """Read the file, and write it anew without what is old: a line each, [issued, number] or a span."""

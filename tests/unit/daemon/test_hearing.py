@@ -47,7 +47,7 @@ def running(uid: int, kept: ExitStack) -> tuple[Uep, Channel[Any, object]]:
 
 def test_many_user_endpoints_of_an_account_tell_no_more_than_one() -> None:
     loop, heard, noted = Loop(), list[int](), list[float]()
-    handlers = {
+    handlers: dict[type, Any] = {
         TaskEvents: lambda _uep, message: heard.append(len(message.events)),
         Note: lambda _uep, _message: noted.append(time.monotonic()),
     }

@@ -113,6 +113,28 @@ def test_a_restart_while_the_clock_is_wrong_brings_no_command_back(
     assert not State(paths).replays.seen("new", now + 100, now + 100)
 
 
+def test_what_is_too_old_leaves_the_file_also_without_a_restart(
+    paths: EndpointPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mep.daemon.state._MOST_LINES", 10)
+    kept, now, file = State(paths), time.time(), paths.state_dir / "replays"
+    for number in range(35):
+        kept.remember_command(f"old {number}", now - 10_000 + number)
+        kept.remember_command(f"new {number}", now)
+    text = file.read_text()
+    assert text.count("old") <= 10
+    assert text.count("new") == 35
+    again = State(paths)
+    assert all(again.replays.seen(f"new {number}", now, now) for number in range(35))
+    with pytest.raises(RefusedError, match="clock"):
+        again.replays.seen("old 3", now - 10_000 + 3, now - 9_900)
+    file.with_name(".replays.new").mkdir()  # it cannot be replaced
+    for number in range(10):
+        kept.remember_command(f"more {number}", now)
+    assert file.read_text().count("more") == 10
+    assert "cannot be made shorter" in caplog.text
+
+
 def test_a_torn_line_costs_one_command_only(paths: EndpointPaths) -> None:
     state = State(paths)
     state.remember_command("one", time.time())
