@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from mep.base.ids import new_id
 from support.endpoint import Endpoint
 from support.program import Program, mep
 from support.relay import Relay, free_port
-from support.remote import WAIT_S, alive, assert_refused, by_source, escape, process_id, refusal, titled
+from support.remote import WAIT_S, alive, assert_refused, by_source, escape, kill_9, process_id, refusal, titled
 from support.rewriting import rewriting
 from support.rigs import MakeEndpoint, SdkEnv
 from support.shiftedclock import shifted
@@ -332,6 +333,58 @@ def test_a_relay_that_answers_for_another_endpoint_ends_the_daemon_and_changes_n
     assert site.id == mine
     site.stop()
     assert "RELAY_REFUSED" not in printed(site)
+
+
+def write_down(begun: str, go: str, done: str) -> None:
+    import os
+    import time
+
+    with open(begun, "a") as file:
+        file.write("x")
+    while not os.path.exists(go):
+        time.sleep(0.02)
+    with open(done, "a") as file:
+        file.write("x")
+
+
+def test_a_running_endpoint_that_is_told_another_ones_id_loses_no_task(
+    endpoint: MakeEndpoint, relay: Relay, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    lying = threading.Event()
+    place = open_dir / "work"
+    place.mkdir()
+    place.chmod(0o777)
+    go = place / "go"
+
+    def lie(method: str, path: str, document: Any) -> Any:
+        lies = lying.is_set() and method in ("POST", "PUT") and "endpoints" in path
+        return document | {"endpoint_id": new_id()} if lies else document
+
+    with rewriting(relay.url, lie) as url:
+        site = endpoint("told", start=False, template=QUICK.replace("max_workers: 2", "max_workers: 1"))
+        config = site.directory / "config.yaml"
+        config.write_text(re.sub(r"(?m)^relay:.*$", f"relay: {url}", config.read_text()))
+        site.start()
+        sdk_env(ALICE)
+        with by_source(site.id) as executor:
+            futures = [
+                executor.submit(write_down, str(place / f"begun{n}"), str(go), str(place / f"done{n}"))
+                for n in range(2)
+            ]
+            until(lambda: list(place.glob("begun*")), "one of them runs")
+            lying.set()
+            [gate] = titled("mep gate: told")
+            kill_9(gate)
+            until(lambda: site.status()["state"] in ("stopping", "stopped"), "it cannot go on")
+            go.touch()
+            until(lambda: not titled(": told"), "it has ended")
+            assert ": RELAY_REFUSED: " in printed(site)
+            lying.clear()
+            site.start()
+            for future in futures:
+                assert future.result(WAIT_S) is None
+        assert [(place / f"{what}{n}").read_text() for what in ("begun", "done") for n in range(2)] == ["x"] * 4
+        site.stop()
 
 
 def test_a_lock_left_by_a_killed_daemon_is_no_obstacle_and_a_failed_second_start_harms_nobody(
