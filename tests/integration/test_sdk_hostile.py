@@ -149,7 +149,6 @@ DATA = {
     "generator": pickled(Exits("GeneratorExit")),
     "memory": pickled(Exits("MemoryError")),
     "recursion": pickled(Exits("RecursionError")),
-    "nothing": "",
     "no-strategy": "zz\nx",
     "no-base64": "01\n\0\0\0",
     "half": pickled([1] * 100)[:40],
