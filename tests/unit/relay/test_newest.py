@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mep.relay.fleet import Newest
 from mep.relay.store.endpoints import Endpoint, find, save, stamped
 from mep.relay.store.engine import create_tables, default_url, open_writer
+from mep.relay.store.tasks import store_results
 from mep.wire.limits import COMMAND_MAX_SKEW_S
 from mep.wire.seal import Stamp
 
@@ -49,6 +50,14 @@ def test_a_clock_in_the_future_that_is_set_right_silences_nobody_for_long() -> N
     assert newest.advances(Stamp(SECOND, 2, 1001.0 + COMMAND_MAX_SKEW_S), 1001.0 + COMMAND_MAX_SKEW_S)
 
 
+LATER = {
+    "endpoints": ["seals", "stamped", "start_key"],
+    "ueps": ["stamped"],
+    "task_groups": ["seals"],
+    "tasks": ["assured"],
+}
+
+
 def test_a_database_of_before_the_seals_is_brought_up_to_date(tmp_path: Path) -> None:
     url = default_url(tmp_path)
     engine = open_writer(url)
@@ -58,15 +67,16 @@ def test_a_database_of_before_the_seals_is_brought_up_to_date(tmp_path: Path) ->
         save(connection, old)
     engine.dispose()
     with sqlite3.connect(tmp_path / "relay.db") as database:
-        for table, column in (("endpoints", "seals"), ("endpoints", "stamped"), ("ueps", "stamped")):
-            database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        database.execute("ALTER TABLE task_groups DROP COLUMN seals")
+        for table, columns in LATER.items():
+            for column in columns:
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     database.close()
     engine = open_writer(url)
     for _ in range(2):
         create_tables(engine)
     with engine.begin() as connection:
         assert find(connection, "e") == old
+        assert store_results(connection, []) == []
         stamped(connection, "e", 5.0)
         save(connection, old)
         found = find(connection, "e")
