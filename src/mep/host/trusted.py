@@ -19,6 +19,8 @@ from mep.base.errors import HostError, InputError
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 _MAX_LINKS = 20
+_FIRST_LINE_BYTES = 4096
+_MOST_INTERPRETERS = 5  # Linux follows no more
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,27 @@ def open_trusted(path: Path, *, owner_uid: int = 0, private: bool = False) -> It
 def check_command(argv: Sequence[str]) -> None:
     """Raise as `read_trusted` if others than root can change what running `argv` would run.
 
-    Also the files among its arguments: `/usr/bin/python3 /opt/map.py` runs the second. Privilege: read access.
+    Also the files and folders among its arguments, `--option=/path` too: `/usr/bin/python3 /opt/map` runs what is
+    there. And the interpreter in the first line of each of these files. What a shell makes of a text (`sh -c`) and
+    what a program reads by itself is not seen. Privilege: read access.
     """
-    for word in [argv[0], *(word for word in argv[1:] if word.startswith("/") and os.path.isfile(word))]:
-        with open_trusted(Path(word)):
-            pass
+    _check_program(argv, _MOST_INTERPRETERS)
+
+
+def _check_program(argv: Sequence[str], interpreters_left: int) -> None:
+    words = [word for argument in argv[1:] for word in (argument, argument.partition("=")[2])]
+    places = [word for word in words if word.startswith("/")]
+    for word in [argv[0], *(place for place in places if os.path.isfile(place) or os.path.isdir(place))]:
+        if os.path.isdir(word):
+            check_directory(Path(word), shared=False)
+            continue
+        with open_trusted(Path(word)) as fd:
+            first, _, _ = os.pread(fd, _FIRST_LINE_BYTES, 0).partition(b"\n")
+        if first.startswith(b"#!") and (interpreter := os.fsdecode(first[2:]).split()):
+            if not interpreters_left:
+                raise _untrusted(Path(word), "is run by too many interpreters, one after the other")
+            interpreter[0] = os.path.join("/", interpreter[0])  # where it runs
+            _check_program(interpreter, interpreters_left - 1)
 
 
 def check_directory(path: Path, *, owner_uid: int = 0, shared: bool = True) -> None:
