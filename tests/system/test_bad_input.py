@@ -379,6 +379,7 @@ def test_a_running_endpoint_that_is_told_another_ones_id_loses_no_task(
             go.touch()
             until(lambda: not titled(": told"), "it has ended")
             assert ": RELAY_REFUSED: " in printed(site)
+            site.stop()
             lying.clear()
             site.start()
             for future in futures:
