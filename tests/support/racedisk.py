@@ -49,26 +49,26 @@ class Disk:
         return fd
 
     def write(self, fd: int, data: bytes) -> int:
-        self._step("write", self._paths[fd])
+        self._step("write", self._paths.get(fd, ""))
         return os.write(fd, data)
 
     def pwrite(self, fd: int, data: bytes, at: int) -> int:
-        self._step("write", self._paths[fd])
+        self._step("write", self._paths.get(fd, ""))
         return os.pwrite(fd, data, at)
 
     def ftruncate(self, fd: int, size: int) -> None:
-        self._step("truncate", self._paths[fd])
+        self._step("truncate", self._paths.get(fd, ""))
         os.ftruncate(fd, size)
 
     def fdatasync(self, fd: int) -> None:
         self.fsync(fd)
 
     def fsync(self, fd: int) -> None:
-        self._step("sync", self._paths[fd])
+        self._step("sync", self._paths.get(fd, ""))
         status = os.fstat(fd)
         if not stat.S_ISDIR(status.st_mode):
             self._bytes[status.st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
-        elif Path(self._paths[fd]) == self.folder:
+        elif Path(self._paths.get(fd, "")) == self.folder:
             self._names = self._names_now()
 
     def replace(self, old: str, new: str) -> None:

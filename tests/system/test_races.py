@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mep import Executor
-from support.endpoint import Endpoint
+from support.endpoint import MAPPING, Endpoint
+from support.relay import Relay
 from support.remote import WAIT_S, by_source, kill_9, process_id, titled
-from support.rigs import MakeEndpoint, SdkEnv
+from support.rigs import MakeEndpoint, SdkEnv, make_open_dir
 from support.wait import until
 
 pytestmark = pytest.mark.timeout(180)
@@ -128,3 +135,91 @@ def test_the_user_endpoint_killed_between_two_tasks_is_followed_by_another(site:
         later = [executor.submit(process_id) for _ in range(5)]
         assert {outcome(future) for future in later} == {"done"}
         assert pid not in {future.result() for future in later}
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write it as an editor does: nobody reads half of it."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    shutil.copymode(path, new)
+    os.replace(new, path)
+
+
+def test_files_that_change_and_break_while_user_endpoints_start_and_leave_lose_no_task(site: Endpoint) -> None:
+    """Each task is done, or refused by what one of the files said; in the end all are done."""
+    template = site.directory / "user_config_template.yaml.j2"
+    mapping = site.directory / "identity_mapping.json"
+    nobody = json.dumps([{**MAPPING[0], "mappings": [{"source": "{username}", "match": "x", "output": "x"}]}])
+    good = mapping.read_text()
+    changes = [
+        (template, QUICK + "debug: {{ nowhere }}\n"),  # fails who starts
+        (template, "engine: {{"),  # is no template: the last good one holds
+        (template, QUICK + "debug: true\n"),
+        (mapping, nobody),
+        (mapping, "["),
+        (mapping, good),
+        (template, QUICK),
+    ]
+    asked: list[Future[Any]] = []
+    with contextlib.ExitStack() as stack:
+        executors = [stack.enter_context(executor_of(site, idle=1 + n)) for n in range(len(changes))]
+        for executor, (path, text) in zip(executors, changes, strict=True):
+            one = executor.submit(process_id)  # its user endpoint starts while the file changes
+            asked.append(one)
+            until(lambda: one.task_id, "the relay has it")  # noqa: B023 - done at once
+            replaced(path, text)
+            asked += [each.submit(process_id) for each in executors[:2]]
+        outcomes = {outcome(future).split(":")[0] for future in asked}
+        assert outcomes <= {"done", "TEMPLATE_UNDEFINED", "IDENTITY_NOT_MAPPED"}
+        assert "done" in outcomes
+        until(lambda: not site.status()["broken_files"], "all files are good")
+        assert {outcome(executor.submit(process_id)) for executor in executors} == {"done"}
+    assert "Traceback" not in site.log_text()
+
+
+@pytest.fixture
+def whole_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An endpoint, and a relay with a broker of its own."""
+    folder = make_open_dir()
+    relay = Relay(folder / "relay").start()
+    one = Endpoint("rebroken", folder / "etc", relay)
+    try:
+        one.config_dir.mkdir()
+        client = relay.client(one.name)
+        one.extra_env |= {"MEP_CLIENT_ID": client.client_id, "MEP_CLIENT_SECRET": client.client_secret}
+        one.configure(template=QUICK).start()
+        for name, value in relay.sdk_env("alice@example.org").items():
+            monkeypatch.setenv(name, value)
+        yield one
+    finally:
+        one.stop()
+        relay.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def restart_broker(relay: Relay) -> None:
+    """kill -9; the relay starts it again."""
+    assert relay.program is not None
+    (node,) = (child for child in psutil.Process(relay.program.pid).children() if "beam" in child.name())
+    node.kill()
+
+
+def test_a_broker_that_restarts_while_user_endpoints_start_and_leave_loses_no_task(whole_site: Endpoint) -> None:
+    site = whole_site
+    with executor_of(site) as executor:
+        waiting = [executor.submit(process_id) for _ in range(3)]
+        until(lambda: site.status()["user_endpoints"], "it starts")
+        restart_broker(site.relay)
+        waiting.append(executor.submit(process_id))  # while nobody is there who could take it
+        assert {outcome(future) for future in waiting} == {"done"}
+
+        first = executor.submit(process_id).result(WAIT_S)
+        running = executor.submit(nap, 2.0)
+        until(lambda: site.status()["user_endpoints"][0]["tasks_pending"] == 1, "it runs")
+        site.mep("stop-user", site.name, "alice")
+        later = [executor.submit(process_id) for _ in range(3)]
+        restart_broker(site.relay)  # while one leaves, and the next is asked for
+        later.append(executor.submit(process_id))
+        assert {outcome(future) for future in [running, *later]} == {"done"}
+        assert first not in {future.result() for future in later}
+    assert "Traceback" not in site.log_text()
