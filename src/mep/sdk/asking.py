@@ -94,15 +94,14 @@ class Asking:
             self._owed.intersection_update(waiting)
 
     async def _ask_for_hints(self, task_ids: list[str]) -> None:
-        before = len(self._pending.futures())
         try:
             for start in range(0, len(task_ids), _AT_ONCE):
                 await self._ask(task_ids[start : start + _AT_ONCE])
         finally:
             self._following = False
-        useful = len(self._pending.futures()) < before
-        self._hint_s = _HINT_FIRST_S if useful else min(2 * self._hint_s, _HINT_MOST_S)
-        self._owed.difference_update([task for task in task_ids if self._pending.find(task) is None])
+        here = [task for task in task_ids if self._pending.find(task) is None]
+        self._hint_s = _HINT_FIRST_S if here else min(2 * self._hint_s, _HINT_MOST_S)
+        self._owed.difference_update(here)
         if self._owed or self._hinted is None or self._hinted:
             self.hint(self._owed)
 
