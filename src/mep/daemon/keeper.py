@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -14,9 +13,9 @@ import msgspec
 
 from mep.admit.rules import Running, check_load
 from mep.base.codes import Code
-from mep.base.errors import HostError, MepError, RefusedError
-from mep.daemon.childchannel import ChildChannel
+from mep.base.errors import MepError, RefusedError
 from mep.daemon.endings import Endings
+from mep.daemon.forking import fork_request
 from mep.daemon.hearing import Hearing, last_words
 from mep.daemon.loop import Loop
 from mep.daemon.outcomes import how_it_ended, mapping_late, rules_changed, start_late, stopping, stuck
@@ -24,10 +23,8 @@ from mep.daemon.settings import Endpoint
 from mep.daemon.ties import Ties
 from mep.daemon.turns import WAIT_S, Turns
 from mep.daemon.ueps import Reaper, Uep
-from mep.daemon.wishes import Answer, Wish, Wishes
+from mep.daemon.wishes import Answer, Wish
 from mep.host.waiting import waits_for_files
-from mep.priv import clone
-from mep.priv.box import Box
 from mep.priv.limits import Limits
 from mep.wire import privsep
 from mep.wire.control import UepStatus
@@ -151,41 +148,11 @@ class Keeper:
         self._outcomes.check_audit()
         if self.draining:
             check_load([], "", self._ties.rules(), draining=True)
-        claims = wish.claims
-        box = self._ties.make_box(f"uep-{claims.uep}")
-        try:
-            child, ours = self._fork_into(box, wish)
-        except OSError as error:
-            box.remove()
-            raise HostError(
-                Code.SPAWN_FAILED, "The endpoint could not start your process.", admin_text=f"fork: {error}"
-            ) from None
-        uep = Uep(
-            uep_id=claims.uep,
-            request_id=wish.request_id,
-            subject=claims.sub,
-            username=claims.username,
-            wishes=Wishes(wish),
-            child=child,
-            box=box,
-            channel=ChildChannel(ours),
-            edition=self._ties.edition(),
-        )
+        uep = fork_request(self._ties, wish)
         self._ueps[uep.uep_id] = uep
         self._reaper.follow(uep)
         self._hearing.listen(uep)
         self._endings.limit(uep, self._config.mapping_timeout_s + _MAPPING_SLACK_S, mapping_late)
-
-    def _fork_into(self, box: Box, wish: Wish) -> tuple[clone.Child, socket.socket]:
-        """Return the child and our end of its socket. OSError as the kernel says. Privilege: to fork."""
-        ours, theirs = privsep.channel_pair()
-        try:
-            return self._ties.fork(wish, box, theirs), ours
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
 
     # ---- what it says (daemon.hearing has when it may) ----
 

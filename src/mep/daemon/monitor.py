@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import platform
 import signal
 import socket
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 import msgspec
 import setproctitle
 
-import mep
 from mep.base.codes import Code, next_step
 from mep.base.errors import InputError, MepError
 from mep.base.exits import Exit
@@ -25,6 +23,7 @@ from mep.daemon.controlserver import ControlServer
 from mep.daemon.files import LiveFiles
 from mep.daemon.gatekeeper import DUBIOUS, Gatekeeper
 from mep.daemon.gatesettings import GateSettings
+from mep.daemon.introduction import registration_of
 from mep.daemon.keeper import Keeper
 from mep.daemon.lastfailure import forget_failure, remember_failure
 from mep.daemon.loop import Loop, Timer
@@ -45,7 +44,6 @@ from mep.priv.limits import Limits
 from mep.wire import control
 from mep.wire.control import EndpointStatus, Reply, ServiceStatus
 from mep.wire.privsep import Dismissed, Fatal, Owner, Registered, Reregister, ServiceState, Start
-from mep.wire.rest import RegistrationMetadata, RegistrationRequest
 
 log = logging.getLogger(__name__)
 
@@ -309,39 +307,16 @@ class Monitor:
         self._watch.set_paths(self._files.paths())
         if registered_text_changed or asked:
             fd = os.memfd_create("registration", os.MFD_CLOEXEC)
-            os.write(fd, msgspec.json.encode(self._registration()))
+            os.write(fd, msgspec.json.encode(registration_of(self._endpoint, self._files)))
             os.lseek(fd, 0, os.SEEK_SET)
             self._gate.say(Reregister(), fd)
-
-    def _registration(self) -> RegistrationRequest:
-        config, template = self._files.config, self._files.template
-        return RegistrationRequest(
-            endpoint_name=self._name,
-            display_name=config.display_name,
-            metadata=RegistrationMetadata(
-                endpoint_version=mep.__version__,
-                python_version=platform.python_version(),
-                hostname=socket.gethostname(),  # getfqdn would ask the network, and wait for it
-                local_user=self._endpoint.owner.name,
-                endpoint_config=self._endpoint.config_text,
-                user_config_template=template.text,
-                user_config_schema=self._files.schema or {},
-            ),
-            public=config.public,
-            high_assurance=config.high_assurance,
-            multi_user=self._endpoint.privileged,
-            allowed_functions=list(config.allowed_functions) if config.allowed_functions is not None else None,
-            authentication_policy=config.authentication_policy,
-            subscription_uuid=config.subscription_id,
-            admins=list(config.admins) or None,
-        )
 
     def _gate_settings(self) -> GateSettings:
         return GateSettings(
             name=self._name,
             relay_url=self._endpoint.relay_url,
             auth_url=self._endpoint.auth_url,
-            registration=self._registration(),
+            registration=registration_of(self._endpoint, self._files),
             endpoint_id=self._state.endpoint_id,
             heartbeat_period_s=self._endpoint.config.heartbeat_period,
             amqp_port=self._endpoint.config.amqp_port,
