@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from mep.base.ids import new_id
 from support.endpoint import Endpoint
 from support.program import Program, mep
 from support.relay import Relay, free_port
-from support.remote import WAIT_S, alive, assert_refused, by_source, escape, kill_9, process_id, refusal, titled
+from support.remote import WAIT_S, alive, assert_refused, by_source, escape, process_id, refusal, titled
 from support.rewriting import rewriting
 from support.rigs import MakeEndpoint, SdkEnv
 from support.shiftedclock import shifted
@@ -226,47 +225,6 @@ def test_a_template_folder_that_becomes_unreadable_changes_nothing_and_is_shown(
         assert "Traceback" not in text
 
 
-@pytest.mark.parametrize(
-    ("name", "mode", "owner", "why"),
-    [
-        ("state", 0o777, "root", "mode 0777"),
-        ("keys", 0o600, "alice", "belongs to uid"),
-        ("replays", 0o620, "root", "mode 0620"),
-        ("logs", 0o1777, "root", "mode 1777"),
-        ("above logs", 0o777, "root", "mode 0777"),
-    ],
-    ids=["state", "keys", "replays", "logs", "above-logs"],
-)
-def test_state_and_audit_folders_that_others_could_have_changed_are_refused_by_name(
-    endpoint: MakeEndpoint, open_dir: Path, name: str, mode: int, owner: str, why: str
-) -> None:
-    logs = open_dir / "var" / "logs"
-    logs.mkdir(parents=True)
-    site = endpoint(start=False, config={"audit_log_path": str(logs / "audit.log")})
-    site.state_dir.mkdir(mode=0o700, exist_ok=True)
-    path = {
-        "state": site.state_dir,
-        "keys": site.state_dir / "relay_keys.json",
-        "replays": site.state_dir / "replays",
-        "logs": logs,
-        "above logs": logs.parent,
-    }[name]
-    if not path.exists():
-        path.write_text("")
-    path.chmod(mode)
-    shutil.chown(path, owner)
-    for command in ("start", "check") if path.is_dir() else ("start",):
-        done = site.mep(command, site.name, check=False)
-        text = done.stderr + done.stdout
-        assert done.returncode == (Exit.NO_PERMISSION if command == "start" else Exit.CONFIG)
-        assert "CONFIG_UNTRUSTED" in text, text
-        assert str(path) in text
-        assert why in text
-        assert "Traceback" not in text
-    assert path.stat().st_mode & 0o7777 == mode, "nothing is made good in silence"
-    assert not titled(f": {site.name}")
-
-
 # ---- clocks ----
 
 
@@ -333,59 +291,6 @@ def test_a_relay_that_answers_for_another_endpoint_ends_the_daemon_and_changes_n
     assert site.id == mine
     site.stop()
     assert "RELAY_REFUSED" not in printed(site)
-
-
-def write_down(begun: str, go: str, done: str) -> None:
-    import os
-    import time
-
-    with open(begun, "a") as file:
-        file.write("x")
-    while not os.path.exists(go):
-        time.sleep(0.02)
-    with open(done, "a") as file:
-        file.write("x")
-
-
-def test_a_running_endpoint_that_is_told_another_ones_id_loses_no_task(
-    endpoint: MakeEndpoint, relay: Relay, sdk_env: SdkEnv, open_dir: Path
-) -> None:
-    lying = threading.Event()
-    place = open_dir / "work"
-    place.mkdir()
-    place.chmod(0o777)
-    go = place / "go"
-
-    def lie(method: str, path: str, document: Any) -> Any:
-        lies = lying.is_set() and method in ("POST", "PUT") and "endpoints" in path
-        return document | {"endpoint_id": new_id()} if lies else document
-
-    with rewriting(relay.url, lie) as url:
-        site = endpoint("told", start=False, template=QUICK.replace("max_workers: 2", "max_workers: 1"))
-        config = site.directory / "config.yaml"
-        config.write_text(re.sub(r"(?m)^relay:.*$", f"relay: {url}", config.read_text()))
-        site.start()
-        sdk_env(ALICE)
-        with by_source(site.id) as executor:
-            futures = [
-                executor.submit(write_down, str(place / f"begun{n}"), str(go), str(place / f"done{n}"))
-                for n in range(2)
-            ]
-            until(lambda: list(place.glob("begun*")), "one of them runs")
-            lying.set()
-            [gate] = titled("mep gate: told")
-            kill_9(gate)
-            until(lambda: site.status()["state"] in ("stopping", "stopped"), "it cannot go on")
-            go.touch()
-            until(lambda: not titled(": told"), "it has ended")
-            assert ": RELAY_REFUSED: " in printed(site)
-            site.stop()
-            lying.clear()
-            site.start()
-            for future in futures:
-                assert future.result(WAIT_S) is None
-        assert [(place / f"{what}{n}").read_text() for what in ("begun", "done") for n in range(2)] == ["x"] * 4
-        site.stop()
 
 
 def test_a_lock_left_by_a_killed_daemon_is_no_obstacle_and_a_failed_second_start_harms_nobody(

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
 from mep.base.exits import Exit
+from mep.base.ids import new_id
 from mep.daemon.controlclient import ask
 from mep.priv import cgroup
 from mep.wire.control import Request
 from mep.wire.privsep import Note
 from support.endpoint import Endpoint
+from support.relay import Relay
 from support.remote import WAIT_S, alive, by_source, escape, kill_9, process_id, titled
+from support.rewriting import rewriting
 from support.rigs import MakeEndpoint, SdkEnv
 from support.wait import until
 
@@ -321,3 +327,56 @@ def test_an_idle_daemon_wakes_up_only_to_say_that_it_lives(endpoint: MakeEndpoin
     before = switches()
     time.sleep(5.0)
     assert switches() - before <= 2, site.tail()
+
+
+def write_down(begun: str, go: str, done: str) -> None:
+    import os
+    import time
+
+    with open(begun, "a") as file:
+        file.write("x")
+    while not os.path.exists(go):
+        time.sleep(0.02)
+    with open(done, "a") as file:
+        file.write("x")
+
+
+def test_a_running_endpoint_that_is_told_another_ones_id_loses_no_task(
+    endpoint: MakeEndpoint, relay: Relay, sdk_env: SdkEnv, open_dir: Path
+) -> None:
+    lying = threading.Event()
+    place = open_dir / "work"
+    place.mkdir()
+    place.chmod(0o777)
+    go = place / "go"
+
+    def lie(method: str, path: str, document: Any) -> Any:
+        lies = lying.is_set() and method in ("POST", "PUT") and "endpoints" in path
+        return document | {"endpoint_id": new_id()} if lies else document
+
+    with rewriting(relay.url, lie) as url:
+        site = endpoint("told", start=False, template=ONE_AT_A_TIME)
+        config = site.directory / "config.yaml"
+        config.write_text(re.sub(r"(?m)^relay:.*$", f"relay: {url}", config.read_text()))
+        site.start()
+        sdk_env("alice@example.org")
+        with by_source(site.id) as executor:
+            futures = [
+                executor.submit(write_down, str(place / f"begun{n}"), str(go), str(place / f"done{n}"))
+                for n in range(2)
+            ]
+            until(lambda: list(place.glob("begun*")), "one of them runs")
+            lying.set()
+            [gate] = titled("mep gate: told")
+            kill_9(gate)
+            until(lambda: site.status()["state"] in ("stopping", "stopped"), "it cannot go on")
+            go.touch()
+            until(lambda: not titled(": told"), "it has ended")
+            assert site.status()["failure"].startswith("RELAY_REFUSED")
+            site.stop()
+            lying.clear()
+            site.start()
+            for future in futures:
+                assert future.result(WAIT_S) is None
+        assert [(place / f"{what}{n}").read_text() for what in ("begun", "done") for n in range(2)] == ["x"] * 4
+        site.stop()

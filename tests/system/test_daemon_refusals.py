@@ -15,6 +15,7 @@ import pytest
 
 from mep.base.codes import Code
 from mep.base.errors import HostError
+from mep.base.exits import Exit
 from mep.config.paths import EndpointPaths
 from mep.daemon.files import LiveFiles
 from mep.daemon.prepare import prepare
@@ -256,3 +257,44 @@ def test_an_owner_who_is_logged_in_needs_no_client(
         assert [uep["user"] for uep in site.user_endpoints()] == ["carol"]
     finally:
         stored.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "owner", "why"),
+    [
+        ("state", 0o777, "root", "mode 0777"),
+        ("keys", 0o600, "alice", "belongs to uid"),
+        ("replays", 0o620, "root", "mode 0620"),
+        ("logs", 0o1777, "root", "mode 1777"),
+        ("above logs", 0o777, "root", "mode 0777"),
+    ],
+    ids=["state", "keys", "replays", "logs", "above-logs"],
+)
+def test_state_and_audit_folders_that_others_could_have_changed_are_refused_by_name(
+    endpoint: MakeEndpoint, open_dir: Path, name: str, mode: int, owner: str, why: str
+) -> None:
+    logs = open_dir / "var" / "logs"
+    logs.mkdir(parents=True)
+    site = endpoint(start=False, config={"audit_log_path": str(logs / "audit.log")})
+    site.state_dir.mkdir(mode=0o700, exist_ok=True)
+    path = {
+        "state": site.state_dir,
+        "keys": site.state_dir / "relay_keys.json",
+        "replays": site.state_dir / "replays",
+        "logs": logs,
+        "above logs": logs.parent,
+    }[name]
+    if not path.exists():
+        path.write_text("")
+    path.chmod(mode)
+    shutil.chown(path, owner)
+    for command in ("start", "check") if path.is_dir() else ("start",):
+        done = site.mep(command, site.name, check=False)
+        text = done.stderr + done.stdout
+        assert done.returncode == (Exit.NO_PERMISSION if command == "start" else Exit.CONFIG)
+        assert "CONFIG_UNTRUSTED" in text, text
+        assert str(path) in text
+        assert why in text
+        assert "Traceback" not in text
+    assert path.stat().st_mode & 0o7777 == mode, "nothing is made good in silence"
+    assert not titled(f": {site.name}")
