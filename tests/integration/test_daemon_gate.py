@@ -70,6 +70,7 @@ def test_who_is_refused_for_ever_displaces_nobodys_audit_lines(
     with daemon(tmp_path, signed=True) as rig:
         running, eve = claims_for(), new_id()
         assert rig.event(rig.start(running, ["serve"])).event == "ready"
+        assert rig.key is not None
         token = signing.sign(running, rig.key)
         for _ in range(100):
             forged = rig.start(claims_for(), [], token="forged")
