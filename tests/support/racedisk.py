@@ -27,6 +27,7 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls: list[str] = []
+        self.folders: list[str] = []  # whose names were synced, wherever they are
         self.fails = ""
         self.ends_before: int | None = None  # the power goes before the call of this number
         self._bytes: dict[int, bytes] = {}  # kept, by inode
@@ -68,7 +69,9 @@ class Disk:
         status = os.fstat(fd)
         if not stat.S_ISDIR(status.st_mode):
             self._bytes[status.st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
-        elif Path(self._paths.get(fd, "")) == self.folder:
+            return
+        self.folders.append(self._paths.get(fd, ""))
+        if Path(self.folders[-1]) == self.folder:
             self._names = self._names_now()
 
     def replace(self, old: str, new: str) -> None:

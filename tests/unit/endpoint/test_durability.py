@@ -10,6 +10,7 @@ import pytest
 from mep.base.codes import Code
 from mep.base.errors import HostError
 from mep.endpoint import journal as journals
+from mep.endpoint.home import make_home
 from mep.endpoint.journal import Accepted, Finished, Forgotten, Journal, Started
 from mep.endpoint.ledger import Ledger, Recovered
 from mep.engines.base import Call, Outcome
@@ -91,6 +92,20 @@ async def test_nothing_is_acknowledged_between_the_write_and_the_sync(make_disk:
     begun = ["create journal.lock", "create journal", "truncate journal", "write journal"]
     assert life.may_acknowledge == [[*begun, "write journal", "sync journal", "sync folder"]]
     life.kill()
+
+
+def test_the_names_of_all_folders_that_were_made_for_a_journal_are_on_disk(make_disk: MakeDisk) -> None:
+    disk = make_disk()
+    person = str(disk.folder)
+    home = make_home(person, "", "some-id")
+    journal = Journal(home.file("journal"), wait_for_lock_s=0)
+    list(journal.recover())
+    journal.sync()
+    inner = [home.directory, *(f"{person}/{name}" for name in (".local/state/mep", ".local/state", ".local"))]
+    assert disk.folders == [*inner, person]
+    journal.sync()
+    assert len(disk.folders) == 5, "once"
+    journal.close()
 
 
 @pytest.mark.parametrize("new_names", [False, True])
