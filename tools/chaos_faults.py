@@ -1,9 +1,15 @@
-"""What goes wrong in the chaos, and when: a schedule drawn from a seed, and the hands that carry it out."""
+"""What goes wrong in the chaos, and when: a schedule drawn from a seed, and the hands that carry it out.
+
+Everybody speaks through proxies that cut, swallow, refuse and delay, but for the relay with its broker: there the
+kernel drops the packets (nftables, in the sandbox's own network), so that nothing but time is lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -16,7 +22,17 @@ from support.proxy import Proxy
 #: kill -9 of whom, and in which share.
 KILLS = {"uep": 5, "worker": 5, "gate": 3, "monitor": 3, "gate+monitor": 1, "relay": 2, "broker": 2}
 #: Faults of the network, and processes that stand still for a while; about one for every two kills.
-CUTS = ("reset", "swallow", "refuse", "delay", "http-reset", "http-refuse", "broker-reset")
+CUTS = (
+    "reset",
+    "swallow",
+    "refuse",
+    "delay",
+    "http-reset",
+    "http-refuse",
+    "broker-reset",
+    "broker-drop",
+    "broker-loss",
+)
 STILL = ("uep", "worker", "gate", "monitor", "relay", "broker")
 
 _TITLES = {
@@ -26,6 +42,8 @@ _TITLES = {
     "monitor": f"mep monitor: {NAME}",
 }
 _TARGET_WITHIN_S = 60.0
+_LOSS = "numgen random mod 10 < 3"  # 30 % of the packets: TCP sends them again, 0.2 s and more later
+_TABLES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,9 @@ class Chaos:
 
     async def _cut(self, fault: Fault) -> None:
         seconds = 1.0 + 5.0 * fault.pick
+        if fault.what in ("network broker-drop", "network broker-loss"):
+            await self._drop(fault, seconds)
+            return
         self._tell(fault, f"{fault.what} ({seconds:.1f} s)")
         site, what = self._site, fault.what.split()[1]
         if what == "broker-reset":  # between relay and broker: no proxy there
@@ -144,6 +165,45 @@ class Chaos:
         else:
             await _refuse(site.http if what == "http-refuse" else site.amqp, seconds)
 
+    async def _drop(self, fault: Fault, seconds: float) -> None:
+        """Let the kernel drop packets between relay and broker: all of the present connections, or some of any."""
+        broker = self._site.broker_port
+        if fault.what == "network broker-drop":
+            ports, which = await self._relays_ports(), ""
+        else:
+            ports, which = [str(broker)], _LOSS
+        if not ports:
+            self._say(f"there is no connection for {fault.what}")
+            return
+        table, those = f"chaos{next(_TABLES)}", ", ".join(ports)
+        rules = "\n".join(f"tcp {end} {{ {those} }} {which} drop" for end in ("sport", "dport"))
+        hook = "type filter hook input priority 0;"
+        error = await _run("nft", f"table inet {table} {{\nchain drops {{\n{hook}\n{rules}\n}}\n}}")
+        if error:
+            self._say(f"no {fault.what} here: {error}")
+            return
+        self._tell(fault, f"{fault.what} of port {those} ({seconds:.1f} s)")
+        await asyncio.sleep(seconds)
+        await _run("nft", f"delete table inet {table}")
+
+    async def _relays_ports(self) -> list[str]:
+        """Return the relay's ends of its connections to the broker; wait for one, as both may just be away."""
+        end = time.monotonic() + _TARGET_WITHIN_S
+        while time.monotonic() < end:
+            if ports := await _ports_of(self._site.relay.pid, self._site.broker_port):
+                return ports
+            await asyncio.sleep(0.1)
+        return []
+
+
+async def _ports_of(pid: int, port: int) -> list[str]:
+    """Return this process's ends of its connections to `port`."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec("ss", "-tnHp", "dport", "=", f":{port}", stdout=pipe)
+    lines = (await process.communicate())[0].decode().splitlines()
+    found = (re.search(r":(\d+)\s+\S+\s+users:.*\bpid=(\d+),", line) for line in lines)
+    return [match[1] for match in found if match is not None and int(match[2]) == pid]
+
 
 async def _refuse(proxy: Proxy, seconds: float) -> None:
     await proxy.refuse()
@@ -152,7 +212,12 @@ async def _refuse(proxy: Proxy, seconds: float) -> None:
     await proxy.listen()
 
 
-async def _run(*argv: str) -> None:
-    null = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*argv, stdout=null, stderr=null)
-    await process.wait()
+async def _run(*argv: str) -> str:
+    """Run a program; return what it complained of, or ""."""
+    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=null, stderr=pipe)
+    except OSError as error:
+        return str(error)
+    complaint = (await process.communicate())[1].decode()
+    return (complaint or f"status {process.returncode}") if process.returncode else ""
