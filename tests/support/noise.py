@@ -95,13 +95,16 @@ def send_lingering_socket(port: int) -> str:
         if os.path.exists(f"/proc/self/fd/{name}") and "socket:" in os.readlink(f"/proc/self/fd/{name}"):
             one = socket.socket(fileno=os.dup(int(name)))
             if one.type == socket.SOCK_SEQPACKET:
+                note = b"\x82\xa1t\xa4note\xa5state\xa0"
                 try:
-                    socket.send_fds(one, [b"\x82\xa1t\xa4note\xa5state\xa0"], [sender.fileno()])
+                    for _ in range(60):  # to be heard before: by then the message holds the last one
+                        one.send(note)
+                    socket.send_fds(one, [note], [sender.fileno()])
                 except OSError as error:
                     outcome = type(error).__name__
                     sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 else:
-                    os._exit(0)  # ours is gone: the message holds the last one
+                    os._exit(0)
     return outcome
 
 

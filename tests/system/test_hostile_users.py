@@ -83,7 +83,7 @@ def test_no_process_of_others_can_be_read_traced_or_signalled(site: Endpoint, ki
         assert bobs.submit(process_id).result(WAIT_S) == bob
 
 
-@on("threads", "parsl")
+@on("parsl")
 def test_no_file_or_socket_of_others_can_be_opened(site: Endpoint, sdk_env: SdkEnv) -> None:
     (site.state_dir / "credentials.json").touch(mode=0o600)
     sdk_env("bob@example.org")
@@ -105,16 +105,21 @@ def test_no_file_or_socket_of_others_can_be_opened(site: Endpoint, sdk_env: SdkE
     assert [what for what in changed if not what.startswith(harmless)] == [], "what steers root"
 
 
+def cgroup_of(pid: int) -> str:
+    """Return the folder of its cgroup."""
+    mount = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line)
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return mount + next(line[3:] for line in lines if line.startswith("0::"))
+
+
 @on("threads", "pam")
 def test_nobody_leaves_their_cgroup(site: Endpoint, sdk_env: SdkEnv) -> None:
     sdk_env("bob@example.org")
     with by_source(site.id) as executor:
         bob = executor.submit(process_id).result(WAIT_S)
-    mount = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line)
-    path = next(
-        line[3:] for line in Path(f"/proc/{bob}/cgroup").read_text().splitlines() if line.startswith("0::")
-    )
-    others = [mount + path, str(Path(mount + path).parent / "gate-1")]
+    [gate], [monitor] = titled("mep gate: hostile"), titled("mep monitor: hostile")
+    others = [cgroup_of(pid) for pid in (bob, gate, monitor)]
+    assert all(os.path.exists(f"{other}/cgroup.procs") for other in others)
     sdk_env("alice@example.org")
     with by_source(site.id) as executor:
         assert executor.submit(hostile.leave_cgroup, others).result(WAIT_S) == []
