@@ -76,6 +76,22 @@ def test_who_submits_while_others_are_refused_is_refused_or_served(make: MakeWor
             world.close()
 
 
+def test_who_is_being_mapped_while_the_rules_change_is_served_by_the_new_ones(make: MakeWorld) -> None:
+    asked_again = 0
+    for milliseconds in range(0, 60, 4):
+        world = make()
+        try:
+            world.do(lambda: world.submit(0.2))  # noqa: B023 - done at once
+            world.advance(milliseconds / 1000)
+            world.edition += 1
+            world.advance(3.0)
+            assert list(world.check().values()) == ["done"]
+            asked_again += any("COMMAND_STALE" in line for line in world.log)
+        finally:
+            world.close()
+    assert asked_again, "no change came while somebody was mapped"
+
+
 class Races(RuleBasedStateMachine):
     """Any events, any time between them, and a smallest example of what goes wrong. What is true at every moment
     is asserted by the model itself: one user endpoint of an id at a time, no step that fails, no error logged."""
