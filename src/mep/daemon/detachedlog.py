@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mep.daemon.audit import make_room
+from mep.priv import fds
 
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _KEEP: Final = 4
@@ -45,6 +46,5 @@ class DetachedLog(logging.Handler):
     def _begin_anew(self) -> None:
         make_room(self._path, self._keep)
         fd = self.open()
-        for stream in (1, 2):
-            os.dup2(fd, stream)
+        fds.say_into(fd)
         os.close(fd)
