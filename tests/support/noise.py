@@ -75,7 +75,7 @@ def hold_connections() -> int:
 
 
 def send_lingering_socket(port: int) -> str:
-    """Give the monitor the last descriptor of a TCP socket whose close takes an hour; return how that went.
+    """Give the monitor the last descriptor of a TCP socket whose close takes a minute; return how that went.
 
     `port`: of an accomplice, who lives on and does not read.
     """
@@ -85,7 +85,7 @@ def send_lingering_socket(port: int) -> str:
     import struct
 
     sender = socket.create_connection(("127.0.0.1", port))
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
     sender.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
