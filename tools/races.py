@@ -110,6 +110,10 @@ def tell(text: str) -> int:
     """Let one order happen, and print what did."""
     from support.raceorders import Order, explore
 
+    try:
+        order = Order.parse(text)
+    except ValueError as error:
+        sys.exit(f"races: {error}")
     with worlds() as make:
         made: list[World] = []
 
@@ -118,7 +122,7 @@ def tell(text: str) -> int:
             return made[0]
 
         try:
-            explore(make_one, Order.parse(text))
+            explore(make_one, order)
         except AssertionError as error:
             print(error)
             return 1
