@@ -86,6 +86,7 @@ def test_no_process_of_others_can_be_read_traced_or_signalled(site: Endpoint, ki
 @on("parsl")
 def test_no_file_or_socket_of_others_can_be_opened(site: Endpoint, sdk_env: SdkEnv) -> None:
     (site.state_dir / "credentials.json").touch(mode=0o600)
+    site.directory.chmod(0o755)  # the state below it is closed by its own mode, as it is below /var/lib/mep
     sdk_env("bob@example.org")
     with by_source(site.id) as executor:
         executor.submit(process_id).result(WAIT_S)
