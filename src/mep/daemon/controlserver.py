@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _MOST_BYTES = 4096
 _PATIENCE_S = 5.0
 _MOST_CLIENTS = 32
+_FULL_S = 0.5  # until our table of descriptors is looked at again
 
 Verb = Callable[[Request], Reply]
 
@@ -45,7 +46,7 @@ class ControlServer:
             self._sock.listen(16)
         except OSError as error:
             raise HostError(Code.INTERNAL, f"Cannot listen at {path}: {error}.", step="") from None
-        loop.watch(self._sock.fileno(), self._on_connect)
+        self._listen()
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -53,10 +54,19 @@ class ControlServer:
         self._sock.close()
         self._path.unlink(missing_ok=True)
 
+    def _listen(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.watch(self._sock.fileno(), self._on_connect)
+
     def _on_connect(self) -> None:
         try:
             sock, _ = self._sock.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as error:  # who waits would be announced again at once
+            log.error("control socket: nobody is heard for now: %s", error)
+            self._loop.unwatch(self._sock.fileno())
+            self._loop.call_later(_FULL_S, self._listen)
             return
         sock.settimeout(0.0)
         uid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]

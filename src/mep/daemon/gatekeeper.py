@@ -243,7 +243,7 @@ class Gatekeeper:
             self.kill()
             return
         if got is None:
-            self._loop.unwatch(self._channel.fileno())
+            self._on_closed()
             return
         message, fd = got
         self._allowance.charge(_COSTS.get(type(message), _SELDOM))
@@ -251,6 +251,19 @@ class Gatekeeper:
             os.close(fd)  # nothing else has one; kept, they would fill our table
             fd = None
         self._handlers[type(message)](message, fd)
+
+    def _on_closed(self) -> None:
+        """It has closed its socket, as it does when it ends. One that lives on serves nobody: the next will."""
+        channel = self._channel
+        assert channel is not None
+        self._loop.unwatch(channel.fileno())
+
+        def look() -> None:
+            if self._channel is channel:
+                log.error("gate: it has closed its socket and goes on; it is killed")
+                self.kill()
+
+        self._loop.call_later(_GOODBYE_S, look)
 
     def _on_exit(self) -> None:
         assert self._child is not None

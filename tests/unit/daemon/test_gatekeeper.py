@@ -120,6 +120,27 @@ def test_ends_that_a_gate_did_not_read_are_told_to_the_next() -> None:
     assert heard == ["first", "last"]
 
 
+def test_a_gate_that_closes_its_socket_and_lives_on_is_replaced() -> None:
+    loop, lives, heard = Loop(), list[int](), list[str]()
+
+    def live(channel: Channel[GateToMonitor, MonitorToGate]) -> None:
+        if not lives:
+            channel.close()
+            signal.pause()
+        channel.send(state("the next one"))
+        channel.receive()
+
+    def hear(message: ServiceState, _fd: int | None) -> None:
+        heard.append(message.detail)
+        keeper.stop()
+
+    keeper = gatekeeper(loop, live, handlers={ServiceState: hear})
+    keeper.start()
+    lives.append(keeper.pid)
+    loop.run()
+    assert heard == ["the next one"]
+
+
 def test_a_refused_process_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """The kernel refuses root a process only where limits that no test can set are reached."""
     asked: list[int] = []
