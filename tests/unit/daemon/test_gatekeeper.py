@@ -120,7 +120,7 @@ def test_ends_that_a_gate_did_not_read_are_told_to_the_next() -> None:
     assert heard == ["first", "last"]
 
 
-def test_a_gate_that_closes_its_socket_and_lives_on_is_replaced() -> None:
+def test_a_gate_that_closes_its_socket_and_lives_on_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     loop, lives, heard = Loop(), list[int](), list[str]()
 
     def live(channel: Channel[GateToMonitor, MonitorToGate]) -> None:
@@ -139,6 +139,7 @@ def test_a_gate_that_closes_its_socket_and_lives_on_is_replaced() -> None:
     lives.append(keeper.pid)
     loop.run()
     assert heard == ["the next one"]
+    assert "it has closed its socket and goes on" in caplog.text, "or the end of the test has killed it"
 
 
 def test_a_refused_process_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
