@@ -47,8 +47,8 @@ def read_own(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
     HostError(CONFIG_UNREADABLE) and InputError(CONFIG_INVALID) as `read_trusted`. Privilege: none.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+        with path.open("rb", buffering=0) as file:
+            data = _read_all(file.fileno(), max_bytes)  # in pieces: reading so much at once reserves so much
     except OSError as error:
         raise HostError(Code.CONFIG_UNREADABLE, f"Cannot read {path}: {error.strerror}.", step="") from None
     return _text(data, path, max_bytes)
