@@ -80,7 +80,7 @@ def test_what_outlives_the_gate_does_not_outlive_a_clean_end(shelter: Shelter) -
 def test_a_guard_whose_process_is_refused_comes_all_the_same(
     shelter: Shelter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [before] = titled("mep guard: sheltered")
+    [before] = until(lambda: titled("mep guard: sheltered"), "it has its name")
     refused: list[int] = []
 
     def refuse(*_: object, **__: object) -> clone.Child:
