@@ -9,6 +9,7 @@ import pika
 import pytest
 
 from mep.base.ids import new_id
+from mep.sdk.errors import ComputeAPIError
 from support.fake_endpoint import FakeEndpoint, FakeUep, Http, Peer, registration
 from support.fleet import LOCK_S, MakeEndpoint, People, alice, people, quick_relay, site, stream, task_ids
 from support.relay import Relay
@@ -124,6 +125,13 @@ def test_deleting_an_endpoint_fails_what_waits_for_it(site: MakeEndpoint, alice:
     assert "deleted" in result.data
     assert alice.task(task_ids(submitted)[0])["status"] == "failed"
     assert alice.error("GET", f"/v2/endpoints/{endpoint.id}")["code"] == "ENDPOINT_NOT_FOUND"
+
+
+def test_a_stranger_is_told_once_what_to_do(site: MakeEndpoint, alice: Http) -> None:
+    endpoint = site()
+    refused = alice.error("DELETE", f"/v2/endpoints/{endpoint.id}")
+    error = ComputeAPIError(403, refused["code"], refused["detail"])
+    assert error.for_user().count("Ask its owner") == 1
 
 
 def test_deleting_an_endpoint_leaves_no_queue_of_it(site: MakeEndpoint, alice: Http, quick_relay: Relay) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mep.base.codes import Code
+from mep.base.codes import Code, next_step
 from mep.base.errors import HostError, InputError, MepError, RefusedError, ServiceError, TaskError
 from mep.wire.rest import ErrorBody
 
@@ -89,7 +89,8 @@ def endpoint_forbidden(endpoint_id: str) -> HttpError:
     return HttpError(
         403,
         "ENDPOINT_ACCESS_FORBIDDEN",
-        f"You may not use or change endpoint {endpoint_id}. Ask its owner.",
+        f"You may not use or change endpoint {endpoint_id}.",
+        step=next_step(Code.FORBIDDEN).user,
     )
 
 
