@@ -42,6 +42,7 @@ class Liveness:
         self._fleet, self._starts, self._endings, self._broker = fleet, starts, endings, broker
         self._opening = opening
         self._limit = RateLimit(_REPORTS_PER_S, burst_s=10.0)
+        self._late: dict[str, tuple[str, StatusReport]] = {}  # of too many about one the newest
 
     async def on_batch(self, batch: list[Incoming]) -> None:
         """Handle what the heartbeats queue delivered."""
@@ -73,8 +74,13 @@ class Liveness:
         if (core is None and about != sender) or not is_uuid(about):
             log.warning("report of %s about %.40s ignored: not its own", sender, about)
             return
-        if not self._limit.allows(about):
-            return  # nobody needs to report this often; each report costs a look at the queue, or a line of log
+        # nobody needs to report this often; each report costs a look at the queue, or a line of log
+        if wait_s := self._limit.wait_s(about):
+            if about not in self._late:
+                asyncio.get_running_loop().call_later(wait_s, self._hear_late, about)
+            self._late[about] = sender, report
+            return
+        self._late.pop(about, None)  # this one is newer
         uep = self._fleet.ueps.get(about)
         if uep is None:
             self._fleet.spawn(self._recall(sender, report), name=f"recall {about}")
@@ -86,6 +92,10 @@ class Liveness:
             self._ended(uep, facts.get("ended"))
         elif sender == uep.id:
             self._alive(uep, facts)
+
+    def _hear_late(self, about: str) -> None:
+        if about in self._late:
+            self.on_report(*self._late.pop(about))
 
     def resume(self) -> None:
         """After a start of the relay: watch everybody, and restart what owes tasks."""

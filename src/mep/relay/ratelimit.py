@@ -18,9 +18,9 @@ class RateLimit:
         self._per_s, self._most, self._now = per_s, per_s * burst_s, now
         self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was
 
-    def allows(self, who: str) -> bool:
-        """Count one event; False if it is one too many."""
-        return self._wait_s(who) == 0.0
+    def wait_s(self, who: str) -> float:
+        """Count one event and return 0; or, if it is one too many, in how many seconds it would not be."""
+        return self._wait_s(who)
 
     def check(self, who: str) -> None:
         """Count one request; HttpError 429 says when to come again. Stock clients obey Retry-After up to 10 s."""

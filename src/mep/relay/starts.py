@@ -117,13 +117,14 @@ class Starts:
     def _send(self, uep: Uep, request_id: str = "") -> None:
         uep.tries += 1
         self._fleet.arm(uep, self._fleet.settings.start_timeout_s, self._overdue)
-        self._fleet.spawn(self._command(uep, request_id or new_id()), name=f"start {uep.id}")
-        asyncio.get_running_loop().call_later(_SAY_AGAIN_S, self._say_again, uep, uep.tries)
+        request_id = request_id or new_id()
+        self._fleet.spawn(self._command(uep, request_id), name=f"start {uep.id}")
+        asyncio.get_running_loop().call_later(_SAY_AGAIN_S, self._say_again, uep, request_id)
 
-    def _say_again(self, uep: Uep, tries: int) -> None:
+    def _say_again(self, uep: Uep, request_id: str) -> None:
         """A stock endpoint silently drops a command while the process of a failed start before it is not reaped;
         one that is at work on the start takes no harm from a second command."""
-        if uep.state == STARTING and uep.tries == tries:
+        if uep.state == STARTING and uep.requests and uep.requests[-1] == request_id:
             # by a number of its own: one that was obeyed, and whose end nobody told us, would be refused
             self._fleet.spawn(self._command(uep, new_id()), name=f"start {uep.id} again")
 

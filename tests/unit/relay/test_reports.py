@@ -21,6 +21,7 @@ from mep.relay.liveness import Liveness
 from mep.relay.opening import Opening
 from mep.relay.seals import Seals
 from mep.relay.settings import Settings
+from mep.relay.starts import Starts
 from mep.relay.store import Store
 from mep.relay.store.endpoints import Endpoint
 from mep.relay.store.engine import default_url
@@ -83,6 +84,40 @@ async def test_a_report_of_its_own_makes_it_up_and_a_goodbye_ends_it(scene: Scen
     assert (scene.uep.state, scene.uep.period_s) == (UP, 5.0)
     scene.hear(scene.uep.id, scene.uep.id, {"active": False})
     assert scene.uep.state == STOPPED
+
+
+async def test_of_too_many_reports_the_last_one_counts_in_the_end(scene: Scene) -> None:
+    """It may be the one that says that the user endpoint is gone; nothing else would."""
+    for _ in range(60):
+        scene.hear(scene.uep.id, scene.uep.id, {"active": True})
+    scene.hear(scene.endpoint.id, scene.uep.id, {"active": False})
+    assert scene.uep.state == UP, "there were too many"
+    async with asyncio.timeout(10):
+        while scene.uep.state != STOPPED:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_start_command_without_effect_is_said_again_although_a_task_ended_meanwhile(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before may have answered and died while its signs of life were on their way."""
+    monkeypatch.setattr("mep.relay.starts._SAY_AGAIN_S", 0.05)
+    starts = Starts(scene.fleet, *[cast(Any, None)] * 5)
+    sent: list[str] = []
+
+    async def send(uep: Uep, request_id: str) -> None:
+        uep.requests.append(request_id)
+        sent.append(request_id)
+
+    monkeypatch.setattr(starts, "_command", send)
+    scene.uep.core.online = scene.uep.core.uses_commands = True
+    starts.begin(scene.uep)
+    scene.uep.tries = 0  # as a task's end leaves it
+    async with asyncio.timeout(10):
+        while len(sent) < 2:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert len(sent) == len(set(sent)) == 2, "once, by a number of its own"
 
 
 async def test_an_absurd_period_is_not_believed(scene: Scene) -> None:
